@@ -1,0 +1,110 @@
+"""How every kernel is compiled and cached.
+
+Numba's own cache has two traps that this module closes: it ignores changes in callees that live in other
+files (numba #8359), and it fails on an installation without a writable folder (numba #4908). Kernels are
+therefore cached in one private folder, and are stale when any module they are built from changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from numba import njit
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+
+_PACKAGE = __name__.partition(".")[0]
+
+# A fused multiply-add rounds once instead of twice. Reassociation, no-NaN and no-infinity stay off: a result must
+# not depend on how LLVM vectorised a loop, and NaN must stay NaN.
+FASTMATH = {"contract", "nsz"}
+
+
+@cache
+def cache_folder() -> Path:
+    """Folder of compiled kernels, calibration and wisdom; only its owner may read it (cache files are pickles)."""
+    asked = os.environ.get("FASTCONV_CACHE_DIR")
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = Path(asked) if asked else Path(home) / "fastconv"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} is not writable")
+        return folder
+    except OSError as error:
+        fallback = Path(tempfile.mkdtemp(prefix="fastconv-"))
+        warnings.warn(f"fastconv cannot cache compiled kernels ({error}); every new process compiles again. "
+                      "Set FASTCONV_CACHE_DIR to a writable folder.", RuntimeWarning, stacklevel=2)  # fmt: skip
+        return fallback
+
+
+def _modules_behind(module: ModuleType) -> list[ModuleType]:
+    """`module` and the modules of this package whose names it uses, transitively."""
+    found: dict[str, ModuleType] = {}
+    waiting = [module]
+    while waiting:
+        current = waiting.pop()
+        if current.__name__ in found:
+            continue
+        found[current.__name__] = current
+        for value in vars(current).values():
+            name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name.startswith(_PACKAGE + ".") and name in sys.modules:
+                waiting.append(sys.modules[name])
+    return [found[name] for name in sorted(found)]
+
+
+class _Locator(_CacheLocator):  # type: ignore[misc]
+    """Puts a function's cache into `cache_folder()` and stamps it with all its sources."""
+
+    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
+        self._module = sys.modules[py_func.__module__]
+        self._line = py_func.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return str(cache_folder() / "kernels")
+
+    def get_source_stamp(self) -> str:
+        digest = hashlib.sha256()
+        for module in _modules_behind(self._module):
+            state = os.stat(str(module.__file__))
+            digest.update(f"{module.__name__} {state.st_mtime_ns} {state.st_size}\n".encode())
+        return digest.hexdigest()
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
+        return cls(py_func, py_file)
+
+
+class _CacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_Locator,)
+
+
+class _KernelCache(FunctionCache):  # type: ignore[misc]
+    _impl_class = _CacheImpl
+
+
+def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile on first call, without the GIL, cached on disk; with NumPy's division rules (no exceptions)."""
+    if function is None:
+        return lambda f: kernel(f, **options)
+    dispatcher = njit(nogil=True, error_model="numpy", fastmath=FASTMATH, **options)(function)
+    dispatcher._cache = _KernelCache(function)
+    return dispatcher
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """A helper that only other kernels call: it is compiled into them, so it needs no cache of its own."""
+    return njit(nogil=True, error_model="numpy", fastmath=FASTMATH)(function)

@@ -1,0 +1,164 @@
+"""Vector code as Numba intrinsics: the little language in which microkernels and transforms are written.
+
+Only this module, `microkernel.py` and the transform generators speak LLVM; everything above calls intrinsics.
+An `Emitter` wraps one LLVM builder for one element type and emits whole-register operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+from numba.np.numpy_support import as_dtype
+
+from fastconv.cpu import isa
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+_SCALARS = {"float32": ir.FloatType(), "float64": ir.DoubleType(), "int32": I32, "int64": I64}
+
+
+def i64(value: int) -> ir.Constant:
+    return ir.Constant(I64, value)
+
+
+def array_pointer(context: Any, builder: Any, array_type: types.Array, array: Any, index: Any) -> Any:
+    """Pointer to ``array[index]`` of a one-dimensional array."""
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+
+
+def element_dtype(*arrays: Any) -> str:
+    """The common dtype name of one-dimensional contiguous array types; a typing error otherwise."""
+    names = set()
+    for array in arrays:
+        if not isinstance(array, types.Array) or array.ndim != 1 or array.layout != "C":
+            raise TypingError(f"a vector intrinsic needs a one-dimensional contiguous array, got {array}")
+        names.add(as_dtype(array.dtype).name)
+    if len(names) != 1 or next(iter(names)) not in _SCALARS:
+        raise TypingError(f"vector intrinsics work on one of {sorted(_SCALARS)}, got {sorted(names)}")
+    return str(names.pop())
+
+
+def literal(value: Any, name: str) -> int:
+    """The compile-time integer behind a literal type; a typing error if it is a run-time value."""
+    if not isinstance(value, types.IntegerLiteral):
+        raise TypingError(f"{name} must be a compile-time integer, got {value}")
+    return int(value.literal_value)
+
+
+class Emitter:
+    """Emits vector instructions on `width` elements of `dtype` into a builder."""
+
+    def __init__(self, builder: Any, dtype: str, width: int | None = None) -> None:
+        self.builder = builder
+        self.dtype = dtype
+        self.is_float = np.dtype(dtype).kind == "f"
+        self.itemsize = np.dtype(dtype).itemsize
+        self.width = isa.width(dtype) if width is None else width
+        self.scalar = _SCALARS[dtype]
+        self.vector = ir.VectorType(self.scalar, self.width)
+
+    def constant(self, value: float) -> ir.Constant:
+        """The same value in every lane."""
+        return ir.Constant(self.vector, [float(value) if self.is_float else int(value)] * self.width)
+
+    def load(self, pointer: Any) -> Any:
+        return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
+
+    def store(self, value: Any, pointer: Any) -> None:
+        self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.itemsize)
+
+    def splat(self, scalar: Any) -> Any:
+        """A scalar copied into every lane."""
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.width), [0] * self.width))
+
+    def add(self, a: Any, b: Any) -> Any:
+        return self.builder.fadd(a, b) if self.is_float else self.builder.add(a, b)
+
+    def sub(self, a: Any, b: Any) -> Any:
+        return self.builder.fsub(a, b) if self.is_float else self.builder.sub(a, b)
+
+    def mul(self, a: Any, b: Any) -> Any:
+        return self.builder.fmul(a, b) if self.is_float else self.builder.mul(a, b)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c, rounded once where the CPU can; integers wrap."""
+        if not self.is_float or not isa.has_fma():
+            return self.add(self.mul(a, b), c)
+        # llvmlite's declare_intrinsic rejects vector types, so the intrinsic is declared by name.
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        name = f"llvm.fma.v{self.width}f{8 * self.itemsize}"
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
+
+    def linear(self, coefficients: Sequence[float], vectors: Sequence[Any]) -> Any:
+        """sum of coefficient * vector, without the multiplications by 0, 1 and -1."""
+        total = None
+        for c, v in zip(coefficients, vectors, strict=True):
+            if c == 0:
+                continue
+            if total is None:
+                total = v if c == 1 else self.mul(v, self.constant(c))
+            elif c in (1, -1):
+                total = self.add(total, v) if c == 1 else self.sub(total, v)
+            else:
+                total = self.fma(v, self.constant(c), total)
+        return self.constant(0) if total is None else total
+
+    def shuffle(self, a: Any, b: Any, lanes: Sequence[int]) -> Any:
+        """Lanes 0..width-1 pick from `a`, width..2*width-1 from `b`."""
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
+
+    def transpose(self, rows: Sequence[Any]) -> list[Any]:
+        """width x width transpose in registers: log2(width) rounds of two-vector shuffles."""
+        v, n = list(rows), self.width
+        step = 1
+        while step < n:
+            low = [i if not i & step else n + i - step for i in range(n)]
+            high = [i + step if not i & step else n + i for i in range(n)]
+            for i in range(n):
+                if not i & step:
+                    v[i], v[i + step] = self.shuffle(v[i], v[i + step], low), self.shuffle(v[i], v[i + step], high)
+            step *= 2
+        return v
+
+
+@intrinsic
+def transpose_block(typingctx: Any, src: Any, s0: Any, src_row: Any, dst: Any, d0: Any, dst_row: Any) -> Any:
+    """dst[d0 + j*dst_row + i] = src[s0 + i*src_row + j] for i, j < vector width."""
+    dtype = element_dtype(src, dst)
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        e = Emitter(b, dtype)
+        source = array_pointer(context, b, sig.args[0], a[0], a[1])
+        target = array_pointer(context, b, sig.args[3], a[3], a[4])
+        rows = [e.load(b.gep(source, [b.mul(a[2], i64(i))])) for i in range(e.width)]
+        for i, row in enumerate(e.transpose(rows)):
+            e.store(row, b.gep(target, [b.mul(a[5], i64(i))]))
+        return context.get_dummy_value()
+
+    n = types.int64
+    return types.void(src, n, n, dst, n, n), codegen
+
+
+@intrinsic
+def vector_width(typingctx: Any, array: Any) -> Any:
+    """Elements of the array's dtype in one vector register, as a compile-time constant."""
+    width = isa.width(element_dtype(array))
+    return types.int64(array), lambda context, builder, sig, args: i64(width)
+
+
+@intrinsic
+def claim(typingctx: Any, counter: Any) -> Any:
+    """Atomically take the next task number from ``counter[0]``."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = array_pointer(context, builder, sig.args[0], args[0], i64(0))
+        return builder.atomic_rmw("add", pointer, i64(1), "monotonic")
+
+    return types.int64(types.int64[::1]), codegen
