@@ -72,7 +72,7 @@ def shape_tuple(name: str, value: Any) -> tuple[int, ...]:
 
 def resolve_padding(
     padding: Any,
-    input: tuple[int, ...],
+    sizes: tuple[int, ...],
     effective_kernel: tuple[int, ...],
     stride: tuple[int, ...],
 ) -> tuple[tuple[int, int], ...]:
@@ -80,13 +80,13 @@ def resolve_padding(
 
     "same" is TensorFlow's "SAME" and ONNX's SAME_UPPER: output = ceil(input / stride), the odd cell at the end.
     """
-    ndim = len(input)
+    ndim = len(sizes)
     if isinstance(padding, str):
         if padding == "valid":
             return ((0, 0),) * ndim
         if padding == "same":
             pairs = []
-            for size, extent, step in zip(input, effective_kernel, stride, strict=True):
+            for size, extent, step in zip(sizes, effective_kernel, stride, strict=True):
                 total = max((-(-size // step) - 1) * step + extent - size, 0)
                 pairs.append((total // 2, total - total // 2))
             return tuple(pairs)
@@ -97,7 +97,8 @@ def resolve_padding(
     items = _items("padding", padding, f"an integer, {ndim} integers or {ndim} (lo, hi) pairs")
     if len(items) != ndim:
         raise ValueError(
-            f"padding must be an integer, {ndim} integers or {ndim} (lo, hi) pairs (one per spatial axis), got {padding!r}"
+            f"padding must be an integer, {ndim} integers or {ndim} (lo, hi) pairs (one per spatial axis), "
+            f"got {padding!r}"
         )
     pairs = []
     for axis, item in enumerate(items):
@@ -112,9 +113,9 @@ def resolve_padding(
     return tuple(pairs)
 
 
-def _check_padding_mode(mode: str, padding: tuple[tuple[int, int], ...], input: tuple[int, ...]) -> None:
+def _check_padding_mode(mode: str, padding: tuple[tuple[int, int], ...], sizes: tuple[int, ...]) -> None:
     """Reflect needs every padding < size, circular <= size: the index is folded at most once."""
-    for axis, (pair, size) in enumerate(zip(padding, input, strict=True)):
+    for axis, (pair, size) in enumerate(zip(padding, sizes, strict=True)):
         if mode == "reflect" and max(pair) >= size:
             raise ValueError(
                 f"padding must be smaller than the input with padding_mode='reflect': "
@@ -193,7 +194,7 @@ class ConvSpec:
             if type(value).__name__ not in ("bool", "bool_"):
                 raise TypeError(f"{name} must be True or False, got {value!r}")
 
-        N, C, input = x_shape[0], x_shape[1], x_shape[2:]
+        N, C, sizes = x_shape[0], x_shape[1], x_shape[2:]
         OC, kernel = weight_shape[0], weight_shape[2:]
         groups = _integer("groups", groups, 1)
         if C % groups:
@@ -208,16 +209,16 @@ class ConvSpec:
         stride = per_axis("stride", stride, ndim)
         dilation = per_axis("dilation", dilation, ndim)
         extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
-        pads = resolve_padding(padding, input, extent, stride)
-        padded = tuple(lo + size + hi for size, (lo, hi) in zip(input, pads, strict=True))
+        pads = resolve_padding(padding, sizes, extent, stride)
+        padded = tuple(lo + size + hi for size, (lo, hi) in zip(sizes, pads, strict=True))
         for axis in range(ndim):
             if extent[axis] > padded[axis]:
                 raise ValueError(
                     f"weight must not be larger than the padded input: along spatial axis {axis} the kernel "
                     f"(size {kernel[axis]}, dilation {dilation[axis]}) covers {extent[axis]} cells, "
-                    f"x has {input[axis]} + padding {pads[axis]} = {padded[axis]}"
+                    f"x has {sizes[axis]} + padding {pads[axis]} = {padded[axis]}"
                 )
-        _check_padding_mode(padding_mode, pads, input)
+        _check_padding_mode(padding_mode, pads, sizes)
         output = tuple((p - e) // s + 1 for p, e, s in zip(padded, extent, stride, strict=True))
         itemsize = ITEMSIZES[dtype]
         for name, elements in (
@@ -236,7 +237,7 @@ class ConvSpec:
             C=C,
             OC=OC,
             groups=groups,
-            input=input,
+            input=sizes,
             kernel=kernel,
             stride=tuple(s if o > 1 else 1 for s, o in zip(stride, output, strict=True)),
             dilation=tuple(d if k > 1 else 1 for d, k in zip(dilation, kernel, strict=True)),
@@ -253,10 +254,7 @@ class ConvSpec:
 
     @cached_property
     def _hash(self) -> int:
-        return hash(
-            (self.N, self.C, self.OC, self.groups, self.input, self.kernel, self.stride, self.dilation, self.padding)
-            + (self.padding_mode, self.flip, self.dtype, self.channels_last)
-        )
+        return hash(tuple(getattr(self, name) for name in self.__dataclass_fields__))
 
     def __getstate__(self) -> dict[str, Any]:
         # String hashes differ between processes: a pickled spec must not bring its hash along.
@@ -321,7 +319,7 @@ class ConvSpec:
     @cached_property
     def is_depthwise(self) -> bool:
         """One input channel per group (any channel multiplier)."""
-        return self.C == self.groups
+        return self.groups == self.C
 
     # ---- the same with three spatial axes: kernels know no other form ---------------------------------------------
 
