@@ -274,9 +274,7 @@ class ConvSpec:
 
     @cached_property
     def output(self) -> tuple[int, ...]:
-        return tuple(
-            (p - e) // s + 1 for p, e, s in zip(self.padded, self.effective_kernel, self.stride, strict=True)
-        )
+        return tuple((p - e) // s + 1 for p, e, s in zip(self.padded, self.effective_kernel, self.stride, strict=True))
 
     @cached_property
     def K(self) -> int:
