@@ -1,0 +1,188 @@
+"""The command line: ``python -m fastconv info | demo | explain | bench | tune | warmup``.
+
+Each command imports what it needs when it runs, so that ``--help`` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["main"]
+
+
+class UserError(Exception):
+    """A mistake in what was asked: printed as one line, exit status 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program name; ``sys.argv[1:]`` by default.
+
+    Returns
+    -------
+    int
+        0 when all went well, 1 when a check failed, 2 for a mistake in the arguments.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["bench"]:  # the benchmark has a command line of its own
+        from fastconv import bench
+
+        return int(bench.main(arguments[1:]) or 0)
+    options = build_parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except UserError as error:
+        print(f"fastconv {options.command}: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands but ``bench``, which parses its own arguments."""
+    parser = argparse.ArgumentParser(
+        prog="fastconv", description="Fast N-d convolution on the CPU, and why each algorithm was chosen."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(run=run)
+        return sub
+
+    info = command("info", run_info, "this machine as fastconv sees it, with its measured peaks")
+    info.add_argument("--no-measure", action="store_true", help="leave out the measured peaks (about a second)")
+
+    demo = command("demo", run_demo, "filter a photograph with every algorithm, check each, draw a gallery")
+    demo.add_argument("--image", default="astronaut", help="astronaut, china, flower or an image file [%(default)s]")
+    demo.add_argument("--out", type=Path, default=Path("gallery.png"), help="gallery to write [%(default)s]")
+    demo.add_argument("--size", type=positive, default=512, help="longer side in pixels [%(default)s]")
+    add_threads(demo)
+
+    explain = command("explain", run_explain, "which algorithm a convolution would use, and why the others lost")
+    add_problem(explain, required=True)
+    explain.add_argument("--measure", action="store_true", help="time every algorithm instead of predicting")
+
+    tune = command("tune", run_tune, "measure the algorithms on given problems and remember the fastest")
+    add_problem(tune, required=False)
+    tune.add_argument("--suite", type=Path, help="CSV of problems, columns as in fastconv/bench/shapes")
+    tune.add_argument("--select", default="", metavar="TEXT", help="only the suite's problems with TEXT in their name")
+
+    warmup = command("warmup", run_warmup, "compile the common kernels into the cache, so that first calls are fast")
+    warmup.add_argument("--dtype", nargs="+", choices=("float32", "float64"), default=["float32"], help="[float32]")
+    add_threads(warmup)
+
+    commands.add_parser("bench", help="compare with other libraries (fastconv bench --help)")
+    return parser
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=positive, help="number of threads [all]")
+
+
+def add_problem(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--input", type=sizes, required=required, metavar="NxCxHxW", help="input shape, e.g. 1x64x56x56"
+    )
+    parser.add_argument(
+        "--weight", type=sizes, required=required, metavar="OxCxHxW", help="weight shape (C per group), e.g. 64x64x3x3"
+    )
+    parser.add_argument("--stride", type=per_axis, default=1, help="one number or one an axis, e.g. 2 or 2x1 [1]")
+    parser.add_argument("--padding", type=padding, default=0, help="number, one an axis (1x2), same or valid [0]")
+    parser.add_argument("--dilation", type=per_axis, default=1, help="one number or one an axis [1]")
+    parser.add_argument("--groups", type=positive, default=1, help="[1]")
+    parser.add_argument("--dtype", default="float32", help="[float32]")
+    parser.add_argument("--layout", default="NCHW", help="layout of the input shape, e.g. NHWC [NCHW]")
+    parser.add_argument("--accuracy", choices=("fast", "default", "exact"), default="default", help="[default]")
+    add_threads(parser)
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    parts = text.lower().replace(",", "x").split("x")
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected sizes joined by x, such as 1x64x56x56, got {text!r}")
+    return tuple(map(int, parts))
+
+
+def per_axis(text: str) -> int | tuple[int, ...]:
+    values = sizes(text)
+    return values[0] if len(values) == 1 else values
+
+
+def padding(text: str) -> int | str | tuple[int, ...]:
+    return text if text in ("same", "valid") else per_axis(text)
+
+
+def set_threads(count: int | None) -> None:
+    import fastconv
+
+    if count is not None:
+        try:
+            fastconv.set_num_threads(count)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def run_info(options: argparse.Namespace) -> int:
+    from fastconv.cpu.info import system_info
+
+    rows = {label: str(value) for label, value in system_info().items()}
+    if not options.no_measure:
+        from fastconv.plan import calibrate
+
+        rows |= {label: str(value) for label, value in calibrate.machine(measure=True).items()}
+    width = max(map(len, rows))
+    for label, value in rows.items():
+        print(f"{label:<{width}}  {value}")
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    from fastconv import demo
+
+    set_threads(options.threads)
+    try:
+        return demo.run(options.image, options.out, options.size)
+    except (demo.MissingExtra, demo.UnusableImage) as error:
+        raise UserError(str(error)) from error
+
+
+def problem_options(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        name: getattr(options, name)
+        for name in ("stride", "padding", "dilation", "groups", "dtype", "layout", "accuracy")
+    }
+
+
+def run_explain(options: argparse.Namespace) -> int:
+    import fastconv
+
+    set_threads(options.threads)
+    try:
+        explanation = fastconv.explain(
+            options.input, options.weight, measure=options.measure, **problem_options(options)
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+    print(explanation)
+    return 0
