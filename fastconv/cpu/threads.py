@@ -1,13 +1,31 @@
-"""The task runner: one prange driver for all kernels, and the serial way for when a pool must not be used.
+"""The task runner: every kernel is run by several threads here, or by the caller alone where that is not safe.
 
-A kernel is ``kernel(thread, counter, tasks, *arrays)`` and takes task numbers from the shared counter until none is
-left. Tasks never share an output element, so a result is bitwise the same for any number of threads.
+A kernel is ``kernel(thread, counter, tasks, *arrays)``: nogil, it takes task numbers from the shared counter until
+none is left, so any number of threads may run it on one counter. Tasks never share an output element: a result is
+bitwise the same for any number of threads.
+
+Who runs the tasks:
+
+===================================================  ===========================================================
+numba's pool under omp or tbb                        the usual case: one prange driver for all kernels, ~2 us
+a crew of plain Python threads, ~30 us               after a fork (omp kills a child that uses its parent's pool)
+                                                     and under workqueue, which aborts the process on concurrent
+                                                     or nested launches, our own or the user's, and costs 100 us
+the calling thread alone                             one thread or one task; a call while another thread's call
+                                                     is using the pool; a call from a thread Python did not start,
+                                                     such as numba's own worker inside a user's prange
+===================================================  ===========================================================
+
+libgomp's threads spin for a moment after each launch, which is what makes the next one cheap. Where other pools (torch,
+BLAS) want the same cores in between, ``OMP_WAIT_POLICY=passive`` makes them sleep at once, for some 20 us a launch.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from _thread import get_ident
+from queue import SimpleQueue
 from typing import Any
 
 import numba
@@ -19,34 +37,32 @@ from numba.extending import intrinsic
 
 from fastconv.cpu.jit import kernel
 
-_pool = threading.Lock()
-_threads: int | None = None
-_forked = False
+_threads: int | None = None  # what set_num_threads said
+_launcher: Any = None  # which engine runs the tasks; chosen at the first parallel call of the process
+_crew: _Crew | None = None
+_pool = threading.Lock()  # held by the thread whose call is using the pool
+_counters: list[np.ndarray] = []  # counters not in use; taken out while used, so signal handlers may call run() too
 _addresses: dict[Any, int] = {}
 
 
-def _after_fork() -> None:
-    global _forked, _pool
-    _forked = True  # numba's pool did not survive the fork: omp would kill this process
-    _pool = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 def get_num_threads() -> int:
-    """Threads a call may use."""
+    """Threads a call may use.
+
+    Unless `set_num_threads` said otherwise this is ``numba.config.NUMBA_NUM_THREADS``: the number of CPUs this process
+    may run on, or the environment variable of that name. A smaller ``numba.set_num_threads`` in the calling thread also
+    holds, as it does for any numba function. Fewer threads run where there are fewer tasks. The number never changes
+    a result.
+    """
     return numba.config.NUMBA_NUM_THREADS if _threads is None else _threads
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads a call may use, 1 to the number of CPUs.
+    """Set how many threads a call may use, in all Python threads from their next call on.
 
     Parameters
     ----------
     n : int
-        Number of threads.
+        Number of threads, 1 to ``numba.config.NUMBA_NUM_THREADS``. With 1 no pool is ever started.
 
     Raises
     ------
@@ -60,6 +76,62 @@ def set_num_threads(n: int) -> None:
     if not 1 <= n <= most:
         raise ValueError(f"n must be from 1 to {most} (the CPUs numba may use), got {n}")
     _threads = int(n)
+
+
+def engine() -> str:
+    """Which engine runs parallel calls, for people: ``"numba omp"``, ``"numba tbb"`` or ``"Python threads"``."""
+    return f"numba {numba.threading_layer()}" if (_launcher or _choose_launcher()) is _launch_pool else "Python threads"
+
+
+def run(kernel: Any, tasks: int, arrays: tuple[Any, ...], threads: int) -> None:
+    """Run `tasks` tasks of a kernel on up to `threads` threads, and return when all are done."""
+    try:
+        counter = _counters.pop()
+    except IndexError:
+        counter = np.zeros(16, np.int64)  # two cache lines: no other thread's data beside the contended word
+    counter[0] = 0
+    if threads > tasks:
+        threads = tasks
+    if threads <= 1 or _foreign() or not (pool := _pool).acquire(False):
+        kernel(0, counter, tasks, *arrays)
+    else:
+        try:
+            (_launcher or _choose_launcher())(_address(kernel, arrays), threads, counter, tasks, arrays)
+        finally:
+            pool.release()
+    _counters.append(counter)
+
+
+def _foreign() -> bool:
+    """Whether this thread was not started by Python: it may be a pool's worker in the middle of a parallel region."""
+    known = threading._active.get(get_ident())  # type: ignore[attr-defined]
+    return known is None or type(known) is threading._DummyThread  # type: ignore[attr-defined]
+
+
+def _choose_launcher() -> Any:
+    global _launcher
+    layer = "workqueue"
+    if numba.config.THREADING_LAYER != "workqueue":
+        try:
+            numba.get_num_threads()  # starts numba's pool, which decides the layer
+            layer = numba.threading_layer()
+        except ValueError:  # numba was told to use a layer that it cannot load
+            pass
+    _launcher = _launch_crew if layer == "workqueue" else _launch_pool
+    return _launcher
+
+
+def _after_fork() -> None:
+    """In the child only the forking thread lives: no pool, no crew, and nobody to release the lock."""
+    global _launcher, _crew, _pool
+    _launcher, _crew, _pool = _launch_crew, None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+# ---- numba's pool -------------------------------------------------------------------------------------------------
 
 
 @intrinsic
@@ -88,9 +160,27 @@ def _launch(address, threads, counter, tasks, arrays):  # type: ignore[no-untype
         _call(address, thread, counter, tasks, arrays)
 
 
+def _launch_pool(address: int, threads: int, counter: np.ndarray, tasks: int, arrays: tuple[Any, ...]) -> None:
+    if threads >= numba.config.NUMBA_NUM_THREADS:
+        _launch(address, threads, counter, tasks, arrays)
+        return
+    # Numba wakes every worker for any prange unless told otherwise; a lower limit set by the user stays.
+    limit = numba.get_num_threads()
+    numba.set_num_threads(min(threads, limit))
+    try:
+        _launch(address, threads, counter, tasks, arrays)
+    finally:
+        numba.set_num_threads(limit)
+
+
+@kernel
+def _run_here(address, thread, counter, tasks, arrays):  # type: ignore[no-untyped-def]
+    _call(address, thread, counter, tasks, arrays)
+
+
 def _address(dispatcher: Any, arrays: tuple[Any, ...]) -> int:
     """Address of the compiled specialisation of `dispatcher` for these arrays."""
-    key = (dispatcher, arrays[-1].dtype)
+    key = (dispatcher, arrays[-1].dtype.num)
     address = _addresses.get(key)
     if address is None:
         kinds = (types.int64, types.int64[::1], types.int64, *(typeof(a) for a in arrays))
@@ -101,17 +191,71 @@ def _address(dispatcher: Any, arrays: tuple[Any, ...]) -> int:
     return address
 
 
-def run(kernel: Any, tasks: int, arrays: tuple[Any, ...], threads: int) -> None:
-    """Run `tasks` tasks of a kernel on up to `threads` threads.
+# ---- plain Python threads -----------------------------------------------------------------------------------------
 
-    The calling thread works alone when it is given one thread, when another Python thread is using the pool, and
-    in a forked child.
-    """
-    counter = np.zeros(1, np.int64)
-    if threads <= 1 or tasks <= 1 or _forked or not _pool.acquire(blocking=False):
-        kernel(0, counter, tasks, *arrays)
-        return
+
+class _Job:
+    """One run of a kernel. The caller works too, and does not wait for helpers that wake up after the last task."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+        self.lock = threading.Lock()
+        self.idle = threading.Lock()  # acquired by the caller, released by the last helper
+        self.joined = 0
+        self.working = 0
+        self.closed = False
+
+    def help(self) -> None:
+        with self.lock:
+            if self.closed:
+                return
+            self.joined += 1
+            self.working += 1
+            thread = self.joined
+        address, counter, tasks, arrays = self.call
+        try:
+            _run_here(address, thread, counter, tasks, arrays)
+        finally:
+            with self.lock:
+                self.working -= 1
+                if self.closed and not self.working:
+                    self.idle.release()
+
+    def finish(self) -> None:
+        with self.lock:
+            self.closed = True
+            if not self.working:
+                return
+            self.idle.acquire()
+        self.idle.acquire()
+
+
+class _Crew:
+    """Daemon threads that wait for jobs in a queue."""
+
+    def __init__(self) -> None:
+        self.jobs: SimpleQueue[_Job] = SimpleQueue()
+        self.size = 0
+
+    def launch(self, threads: int, job: _Job) -> None:
+        while self.size < threads - 1:
+            self.size += 1
+            threading.Thread(target=self._work, name=f"fastconv-{self.size}", daemon=True).start()
+        for _ in range(threads - 1):
+            self.jobs.put(job)
+
+    def _work(self) -> None:
+        while True:
+            self.jobs.get().help()
+
+
+def _launch_crew(address: int, threads: int, counter: np.ndarray, tasks: int, arrays: tuple[Any, ...]) -> None:
+    global _crew
+    if _crew is None:
+        _crew = _Crew()
+    job = _Job(address, counter, tasks, arrays)
+    _crew.launch(threads, job)
     try:
-        _launch(_address(kernel, arrays), threads, counter, tasks, arrays)
+        _run_here(address, 0, counter, tasks, arrays)
     finally:
-        _pool.release()
+        job.finish()  # the arrays may be freed or reused by the caller only when no helper works on them
