@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["main"]
+
+Item = TypeVar("Item")
 
 
 class UserError(Exception):
@@ -146,11 +147,7 @@ def set_threads(count: int | None) -> None:
 def run_info(options: argparse.Namespace) -> int:
     from fastconv.cpu.info import system_info
 
-    rows = {label: str(value) for label, value in system_info().items()}
-    if not options.no_measure:
-        from fastconv.plan import calibrate
-
-        rows |= {label: str(value) for label, value in calibrate.machine(measure=True).items()}
+    rows = system_info(measure=not options.no_measure)
     width = max(map(len, rows))
     for label, value in rows.items():
         print(f"{label:<{width}}  {value}")
@@ -186,3 +183,101 @@ def run_explain(options: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     print(explanation)
     return 0
+
+
+def run_tune(options: argparse.Namespace) -> int:
+    import fastconv
+
+    if (options.suite is None) == (options.input is None) or (options.input is None) != (options.weight is None):
+        raise UserError("give either --suite, or --input together with --weight")
+    if options.suite is None:
+        problems = [("this problem", options.input, options.weight, problem_options(options))]
+    else:
+        from fastconv.bench.shapes import read_layers, select
+
+        try:
+            layers = select(read_layers(options.suite), pattern=options.select)
+        except (OSError, ValueError) as error:
+            raise UserError(str(error)) from error
+        if not layers:
+            raise UserError(f"--select {options.select}: no problem of {options.suite} has this in its name")
+        settings = {name: getattr(options, name) for name in ("dtype", "accuracy")}
+        problems = [
+            (f"{layer.suite}/{layer.name}", layer.spec.x_shape, layer.spec.weight_shape, layer.options | settings)
+            for layer in layers
+        ]
+    set_threads(options.threads)
+    for name, x_shape, weight_shape, chosen in steps(problems, "measuring", lambda problem: problem[0]):
+        try:
+            plan = fastconv.autotune(x_shape, weight_shape, **chosen)
+        except (ValueError, TypeError) as error:
+            raise UserError(str(error)) from error
+        print(f"{name}: {plan.algorithm}, {1e3 * plan.measured:.3g} ms")
+    return 0
+
+
+#: Problems that between them use every kernel in the ways that networks and image filters do: x, weight, options.
+COMMON: tuple[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]], ...] = (
+    ((1, 32, 28, 28), (32, 32, 3, 3), {"padding": 1}),
+    ((1, 32, 28, 28), (32, 32, 3, 3), {"padding": 1, "stride": 2}),
+    ((1, 28, 28, 32), (32, 32, 3, 3), {"padding": 1, "layout": "NHWC"}),
+    ((1, 64, 28, 28), (64, 64, 1, 1), {}),
+    ((1, 3, 64, 64), (16, 3, 7, 7), {"padding": 3, "stride": 2}),
+    ((1, 32, 28, 28), (32, 1, 3, 3), {"padding": 1, "groups": 32}),
+    ((1, 28, 28, 32), (32, 1, 3, 3), {"padding": 1, "groups": 32, "layout": "NHWC"}),
+    ((1, 1, 128, 128), (1, 1, 31, 31), {"padding": "same"}),
+    ((1, 16, 256), (16, 16, 9), {"padding": 4}),
+    ((1, 8, 12, 12, 12), (8, 8, 3, 3, 3), {"padding": 1}),
+)
+
+
+def run_warmup(options: argparse.Namespace) -> int:
+    from time import perf_counter
+
+    import numpy as np
+
+    import fastconv
+    from fastconv.cpu.jit import cache_folder
+
+    set_threads(options.threads)
+    calls = []
+    for dtype in options.dtype:
+        for x_shape, weight_shape, chosen in COMMON:
+            for row in fastconv.explain(x_shape, weight_shape, dtype=dtype, **chosen).rows:
+                if row.predicted_ms is not None:
+                    calls.append((dtype, x_shape, weight_shape, {**chosen, "algorithm": row.algorithm}))
+    start = perf_counter()
+    for dtype, x_shape, weight_shape, chosen in steps(
+        calls, "compiling", lambda call: f"{call[3]['algorithm']} {call[0]}"
+    ):
+        fastconv.prepare(np.ones(weight_shape, dtype), **chosen)(np.ones(x_shape, dtype))
+    print(f"{len(calls)} cases ready after {perf_counter() - start:.1f} s; compiled kernels are in {cache_folder()}")
+    return 0
+
+
+def steps(items: Sequence[Item], title: str, name: Callable[[Item], str]) -> Iterator[Item]:
+    """The items one by one, with a progress bar on stderr: rich's if it is installed, else a plain counter."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    except ImportError:
+        for done, item in enumerate(items, 1):
+            if sys.stderr.isatty():
+                print(f"\r{title} {done}/{len(items)} {name(item):<60.60}", end="", file=sys.stderr, flush=True)
+            yield item
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+        return
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(items))
+        for item in items:
+            progress.update(task, description=name(item))
+            yield item
+            progress.advance(task)

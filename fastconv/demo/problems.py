@@ -131,9 +131,8 @@ def gabor(size: int, degrees: float, phase: float) -> np.ndarray:
 
 def layer_stack() -> list[Problem]:
     """Five layers shaped as in real networks. Nothing is trained: the first two are designed, the rest fixed random."""
-    luminance = np.array([0.299, 0.587, 0.114])
     first = [
-        luminance[:, None, None] * gabor(7, degrees, phase)
+        np.full((3, 1, 1), 1 / 3) * gabor(7, degrees, phase)
         for degrees in range(0, 180, 30)
         for phase in (0.0, -np.pi / 2)
     ]
@@ -157,7 +156,7 @@ def layer_stack() -> list[Problem]:
             np.array(first, dtype=np.float32),
             bias(16),
             {"stride": 2, "padding": 3, "activation": "relu"},
-            note="3 → 16 channels: 12 oriented waves, 4 colour contrasts",
+            note="3→16, waves, colour contrasts",
         ),
         Problem(
             "depthwise 5x5",
@@ -165,7 +164,7 @@ def layer_stack() -> list[Problem]:
             bias(16),
             {"padding": 2, "groups": 16, "activation": "relu"},
             after="Gabor 7x7/2",
-            note="16 channels, each smoothed: local energy",
+            note="16, local energy",
         ),
         Problem(
             "pointwise 1x1",
@@ -173,7 +172,7 @@ def layer_stack() -> list[Problem]:
             bias(32),
             {"activation": "relu"},
             after="depthwise 5x5",
-            note="16 → 32 channels, fixed random mixture",
+            note="16→32, fixed random mixture",
         ),
         Problem(
             "dilated 3x3",
@@ -182,7 +181,7 @@ def layer_stack() -> list[Problem]:
             {"padding": 2, "dilation": 2, "activation": "relu"},
             after="pointwise 1x1",
             residual=True,
-            note="32 channels, dilation 2, residual; fixed random",
+            note="32, residual, fixed random",
         ),
         Problem(
             "strided 3x3/2",
@@ -190,6 +189,6 @@ def layer_stack() -> list[Problem]:
             bias(64),
             {"stride": 2, "padding": 1, "activation": "relu"},
             after="dilated 3x3",
-            note="32 → 64 channels, half the size; fixed random",
+            note="32→64, fixed random",
         ),
     ]

@@ -1,0 +1,69 @@
+"""The demo: a photograph through classic kernels and CNN layers, by every algorithm, checked, timed and drawn."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from fastconv.demo.problems import MissingExtra, UnusableImage, filter_bank, layer_stack, photograph
+
+__all__ = ["MissingExtra", "UnusableImage", "run"]
+
+
+def run(image: str, out: Path, size: int) -> int:
+    """Run the demo, print its table and write its gallery.
+
+    Parameters
+    ----------
+    image : str
+        ``"astronaut"``, ``"china"``, ``"flower"`` or an image file.
+    out : Path
+        The PNG to write.
+    size : int
+        Pixels of the photograph's longer side.
+
+    Returns
+    -------
+    int
+        0, or 1 if an algorithm's result lies outside its error bound.
+    """
+    for name in ("rich", "matplotlib"):
+        if find_spec(name) is None:
+            raise MissingExtra(name)
+    pixels = photograph(image, size)
+
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from fastconv.demo.measure import measure_all
+    from fastconv.demo.table import console, table
+
+    filters, layers = filter_bank(), layer_stack()
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task("starting", total=1.0)
+        results = measure_all(
+            pixels, filters, layers, lambda text, done: progress.update(task, description=text, completed=done)
+        )
+        progress.update(task, description="drawing the gallery")
+        from fastconv.demo.gallery import draw
+
+        heading = machine()
+        draw(pixels, results[: len(filters)], results[len(filters) :], heading, out)
+    console().print(table(results, heading))
+    print(f"gallery: {out}")
+    return 0 if all(run.passed for result in results for run in result.runs) else 1
+
+
+def machine() -> str:
+    """One line on where the times were taken."""
+    import fastconv
+    from fastconv.cpu import isa, peak
+
+    threads = fastconv.get_num_threads()
+    return f"{peak.cpu_model()}, {isa.name()}, {threads} thread{'s' if threads > 1 else ''}"
