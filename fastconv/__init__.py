@@ -1,0 +1,40 @@
+"""Fast N-d convolution on the CPU in pure Python, compiled by Numba, with a dispatcher that explains itself."""
+
+from fastconv.conv import conv1d, conv2d, conv3d
+from fastconv.cpu.threads import get_num_threads, set_num_threads
+from fastconv.prepared import PreparedConv, prepare
+
+# Last: the function `plan` takes the place of the subpackage of that name, which is loaded by now.
+from fastconv.planning import autotune, explain, plan  # isort: skip
+
+__all__ = [
+    "PreparedConv",
+    "autotune",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "explain",
+    "get_num_threads",
+    "plan",
+    "prepare",
+    "set_num_threads",
+    "show_versions",
+]
+
+
+def show_versions() -> None:
+    """Print what a bug report needs: versions, CPU, instruction set, threads, cache folder."""
+    from fastconv.cpu import info
+
+    info.show_versions()
+
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
+    from importlib import metadata  # slow to import, and seldom asked for
+
+    try:
+        return metadata.version("fastconv")
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"

@@ -1,0 +1,102 @@
+"""Ask before computing: which algorithm would run, why, and which is measured to be fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastconv import arrays, call
+from fastconv.call import Options
+from fastconv.spec import ConvSpec, shape_tuple
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from fastconv.plan.dispatch import Plan
+    from fastconv.plan.explain import Explanation
+
+__all__ = ["autotune", "explain", "plan"]
+
+
+def spec_of(
+    x_shape: Sequence[int], weight_shape: Sequence[int], dtype: DTypeLike = "float32", **options: Any
+) -> tuple[ConvSpec, Options]:
+    """The spec that a convolution of such arrays is computed by, and its options, validated."""
+    unknown = [name for name in options if name not in Options._fields]
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}; the options are {', '.join(Options._fields)}")
+    opts = Options(**{name: call.frozen(value) for name, value in options.items()})
+    x_shape, weight_shape = shape_tuple("x_shape", x_shape), shape_tuple("weight_shape", weight_shape)
+    ndim = len(weight_shape) - 2
+    if ndim not in (1, 2, 3):
+        raise ValueError(f"weight_shape must have 3 to 5 axes (OC, C // groups, 1 to 3 spatial), got {weight_shape}")
+    last = call.layout_is_channels_last(opts.layout, ndim)
+    call.check_axes(f"conv{ndim}d", ndim, x_shape, weight_shape, opts.layout, last)
+    batched = x_shape if len(x_shape) == ndim + 2 else (1, *x_shape)
+    logical = (batched[0], batched[-1], *batched[1:-1]) if last else batched
+    parsed = arrays.parse_dtype(dtype)
+    numbers = arrays.numbers(parsed, parsed)
+    call.make_epilogue(numbers, opts.activation)
+    return call.build_spec(logical, weight_shape, numbers, opts, last), opts
+
+
+def plan(x_shape: Sequence[int], weight_shape: Sequence[int], *, dtype: DTypeLike = "float32", **options: Any) -> Plan:
+    """The plan by which `conv1d`, `conv2d` or `conv3d` would compute arrays of these shapes.
+
+    Parameters
+    ----------
+    x_shape, weight_shape : sequence of int
+        Shapes as the convolution takes them; the number of axes of the weight says which convolution it is.
+    dtype : dtype
+        Of both arrays.
+    **options
+        Options of the convolution: stride, padding, dilation, groups, padding_mode, activation, layout, flip,
+        algorithm, accuracy, workspace_limit.
+
+    Returns
+    -------
+    Plan
+        With ``.algorithm``, ``.workspace`` (bytes), ``.predicted`` (seconds) and ``.explain()``.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> fastconv.plan((1, 3, 8, 8), (4, 3, 3, 3), algorithm="direct").algorithm
+    'direct'
+    """
+    spec, opts = spec_of(x_shape, weight_shape, dtype, **options)
+    return call.build_plan(spec, opts)
+
+
+def explain(
+    x_shape: Sequence[int], weight_shape: Sequence[int], *, dtype: DTypeLike = "float32", **options: Any
+) -> Explanation:
+    """Why an algorithm is chosen for arrays of these shapes: a table of all candidates.
+
+    Parameters are those of `plan`.
+
+    Returns
+    -------
+    Explanation
+        Prints as a table; ``.rows`` holds the same as objects.
+    """
+    return plan(x_shape, weight_shape, dtype=dtype, **options).explain()
+
+
+def autotune(
+    x_shape: Sequence[int], weight_shape: Sequence[int], *, dtype: DTypeLike = "float32", **options: Any
+) -> Explanation:
+    """Measure the algorithms on arrays of these shapes, and remember the times for this and later processes.
+
+    Parameters are those of `plan`. Later convolutions of these shapes, in the same memory order and with as many
+    threads, use the fastest.
+
+    Returns
+    -------
+    Explanation
+        Every algorithm with its measured time.
+    """
+    from fastconv.plan.autotune import autotune_spec
+
+    spec, opts = spec_of(x_shape, weight_shape, dtype, **options)
+    return autotune_spec(spec, algorithm=opts.algorithm, accuracy=opts.accuracy, workspace_limit=opts.workspace_limit)
