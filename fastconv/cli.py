@@ -176,12 +176,10 @@ def run_explain(options: argparse.Namespace) -> int:
 
     set_threads(options.threads)
     try:
-        explanation = fastconv.explain(
-            options.input, options.weight, measure=options.measure, **problem_options(options)
-        )
+        plan = fastconv.plan(options.input, options.weight, **problem_options(options))
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
-    print(explanation)
+    print(plan.explain(measure=options.measure))
     return 0
 
 
@@ -209,10 +207,11 @@ def run_tune(options: argparse.Namespace) -> int:
     set_threads(options.threads)
     for name, x_shape, weight_shape, chosen in steps(problems, "measuring", lambda problem: problem[0]):
         try:
-            plan = fastconv.autotune(x_shape, weight_shape, **chosen)
+            fastconv.autotune(x_shape, weight_shape, **chosen)
         except (ValueError, TypeError) as error:
             raise UserError(str(error)) from error
-        print(f"{name}: {plan.algorithm}, {1e3 * plan.measured:.3g} ms")
+        plan = fastconv.plan(x_shape, weight_shape, **chosen)
+        print(f"{name}: {plan.algorithm}, {1e3 * (plan.measured or plan.predicted):.3g} ms")
     return 0
 
 

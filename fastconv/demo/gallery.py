@@ -58,7 +58,12 @@ def draw(image: np.ndarray, filters: list[Result], layers: list[Result], heading
         axes = figure.add_axes((left / width, under / height, cell / width, picture_height / height))
         axes.imshow(pixels, vmin=0, vmax=1, cmap="gray", interpolation="lanczos", aspect="auto")
         axes.set_axis_off()
-        above = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "annotation_clip": False}
+        above: dict[str, Any] = {
+            "xycoords": "axes fraction",
+            "textcoords": "offset points",
+            "va": "bottom",
+            "annotation_clip": False,
+        }
         axes.annotate(title, (0, 1), (0, 17), color=FOREGROUND, fontsize=12.5, weight="bold", **above)
         axes.annotate(line, (0, 1), (0, 5), color=FAINT, fontsize=8.5, **above)
         if kernel is not None:

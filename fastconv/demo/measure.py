@@ -68,7 +68,7 @@ def measure_all(
     ``progress`` is told what runs now and which share of the problems is done.
     """
     planes = image[:, None]  # a filter treats the colours as a batch of three grey pictures
-    inputs = {None: (image - image.mean(axis=(1, 2), keepdims=True))[None]}
+    inputs: dict[str | None, np.ndarray] = {None: (image - image.mean(axis=(1, 2), keepdims=True))[None]}
     problems = [(filter_, planes) for filter_ in filters] + [(layer, None) for layer in layers]
     results = []
     for index, (problem, x) in enumerate(problems):
@@ -89,9 +89,11 @@ def measure(problem: Problem, x: np.ndarray, report: Callable[[str, float], None
     weight, bias, options = problem.weight, problem.bias, problem.options
     residual = x if problem.residual else None
     geometry = {name: value for name, value in options.items() if name != "activation"}
-    rows = fastconv.explain(x.shape, weight.shape, **geometry).rows
-    chosen = next(row for row in rows if row.chosen)
-    able = [row for row in rows if row.predicted_ms is not None]
+    explanation = fastconv.explain(x.shape, weight.shape, **geometry)
+    able = [(row, row.predicted_ms) for row in explanation.rows if row.predicted_ms is not None]
+    chosen = explanation.chosen
+    assert chosen.gflops  # whoever is chosen accepts the problem
+    assert chosen.roof_percent
 
     report("float64 oracle", 0.0)
     exact = convolve(x, weight, geometry)
@@ -107,13 +109,13 @@ def measure(problem: Problem, x: np.ndarray, report: Callable[[str, float], None
 
     output = exact
     runs = []
-    for index, row in enumerate(able):
+    for index, (row, predicted_ms) in enumerate(able):
         report(row.algorithm, (index + 1) / (len(able) + 1))
         layer = fastconv.prepare(weight, bias, algorithm=row.algorithm, **options)
         result = layer(x) if residual is None else layer(x, residual=residual)
         error = worst_error(result - exact, scale.max() if row.algorithm in NORMWISE else scale)
         ms = 1e3 * shortest(lambda: layer(x) if residual is None else layer(x, residual=residual))  # noqa: B023
-        runs.append(Run(row.algorithm, row.predicted_ms, ms, error, row.error_bound))
+        runs.append(Run(row.algorithm, predicted_ms, ms, error, row.error_bound))
         if row.chosen:
             output = result
     runs.sort(key=lambda run: (run.algorithm != chosen.algorithm, run.ms))

@@ -138,7 +138,7 @@ def layer_stack() -> list[Problem]:
     ]
     opponent = {"red - green": [1, -1, 0], "blue - yellow": [-0.5, -0.5, 1]}
     for weights in opponent.values():
-        spot = np.multiply.outer(weights, gaussian(7))
+        spot = np.array(weights)[:, None, None] * gaussian(7)
         first += [0.25 * spot, -0.25 * spot]
     random = np.random.default_rng(0)
 
