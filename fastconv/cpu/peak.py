@@ -5,7 +5,6 @@ Measured once (`measure`, about a second), stored in the cache folder, estimated
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable

@@ -11,27 +11,55 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+edition = 0  # raised when stored knowledge changes in this process: plans made before are stale
+_warned: set[Path] = set()
+
 
 def read(path: Path, form: str, schema: int) -> dict[str, Any] | None:
-    """Contents of a file that `write` made with this form and schema; None if absent.
+    """Contents of a file that `write` made with this form and schema; None if there is none.
 
-    A damaged file, or one that is something else, is left alone with a warning (RuntimeWarning) and None.
+    A damaged or foreign file is ignored with one warning.
     """
+    try:
+        return load(path, form, schema)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        if path not in _warned:
+            _warned.add(path)
+            warnings.warn(f"fastconv ignores {error}", RuntimeWarning, stacklevel=3)
+        return None
+
+
+def load(path: Path, form: str, schema: int) -> dict[str, Any]:
+    """The same, but a missing file is a FileNotFoundError and a damaged or foreign one a ValueError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None
+        raise
     except (OSError, ValueError, RecursionError) as error:
-        return _ignored(path, f"it cannot be read ({error})")
+        raise ValueError(f"{path}: it cannot be read ({error})") from error
     if not isinstance(content, dict) or content.get("format") != form:
-        return _ignored(path, f"it is not a {form} file")
+        raise ValueError(f"{path}: it is not a {form} file")
     if content.get("schema") != schema:
-        return _ignored(path, f"its schema is {content.get('schema')!r}, this version of fastconv reads {schema}")
+        raise ValueError(f"{path}: its schema is {content.get('schema')!r}, this version of fastconv reads {schema}")
     return content
 
 
-def _ignored(path: Path, why: str) -> None:
-    warnings.warn(f"fastconv ignores {path}: {why}.", RuntimeWarning, stacklevel=4)
+def changed() -> None:
+    """Declare every plan made so far stale."""
+    global edition
+    edition += 1
+
+
+def set_aside(path: Path, form: str, schema: int) -> None:
+    """Rename a file that `read` would ignore, so that writing does not destroy what may be somebody's data."""
+    try:
+        load(path, form, schema)
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        os.replace(path, path.with_name(path.name + ".old"))
 
 
 def write(path: Path, form: str, schema: int, content: dict[str, Any]) -> None:
@@ -47,6 +75,7 @@ def write(path: Path, form: str, schema: int, content: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+    changed()
 
 
 @contextlib.contextmanager

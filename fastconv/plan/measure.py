@@ -1,0 +1,58 @@
+"""Times algorithms on one problem, taking turns, so that a busy machine disturbs them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from math import prod
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from fastconv.kernels.epilogue import Epilogue
+from fastconv.plan.candidates import Algorithm
+from fastconv.spec import ConvSpec
+
+SAMPLE = 100e-6  # a shorter call is repeated until a sample is this long: far above the clock's resolution
+MIN_ROUNDS = 3
+
+
+def random_operands(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, weight and out for a problem, x and out flat; small numbers, the same at every call."""
+    rng = np.random.default_rng(0)
+
+    def fill(shape: tuple[int, ...]) -> np.ndarray:
+        return rng.integers(-8, 9, shape, np.int8).astype(spec.dtype)
+
+    return fill((prod(spec.x_shape),)), fill(spec.weight_shape), np.zeros(prod(spec.out_shape), spec.dtype)
+
+
+def measure(spec: ConvSpec, runners: Sequence[tuple[Algorithm, Any]], budget: float = 0.3) -> list[float]:
+    """Median seconds per call, weights prepared, of each (algorithm, parameters).
+
+    `budget` is the seconds to spend on all of them after one warming call each; at least three rounds are made.
+    """
+    x, weight, out = random_operands(spec)
+    epilogue = Epilogue.make(spec.dtype)
+    calls, loops = [], []
+    for module, params in runners:
+        arguments = (spec, params, x, module.prepare(spec, params, weight), out, epilogue)
+        module.run(*arguments)  # compile
+        once = _seconds(module, arguments, 1)
+        calls.append((module, arguments))
+        loops.append(max(1, round(SAMPLE / max(once, 1e-7))))
+    samples: list[list[float]] = [[] for _ in calls]
+    end = time.perf_counter() + budget
+    while len(samples[0]) < MIN_ROUNDS or time.perf_counter() < end:
+        for (module, arguments), count, found in zip(calls, loops, samples, strict=True):
+            module.run(*arguments)  # its data and code back into the caches
+            found.append(_seconds(module, arguments, count))
+    return [median(found) for found in samples]
+
+
+def _seconds(module: Algorithm, arguments: tuple[Any, ...], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        module.run(*arguments)
+    return (time.perf_counter() - start) / count
