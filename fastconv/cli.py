@@ -237,15 +237,17 @@ def run_warmup(options: argparse.Namespace) -> int:
 
     import fastconv
     from fastconv.cpu.jit import cache_folder
+    from fastconv.plan import calibrate
 
     set_threads(options.threads)
+    start = perf_counter()
+    calibrate.machine(measure=True)
     calls = []
     for dtype in options.dtype:
         for x_shape, weight_shape, chosen in COMMON:
             for row in fastconv.explain(x_shape, weight_shape, dtype=dtype, **chosen).rows:
                 if row.predicted_ms is not None:
                     calls.append((dtype, x_shape, weight_shape, {**chosen, "algorithm": row.algorithm}))
-    start = perf_counter()
     for dtype, x_shape, weight_shape, chosen in steps(
         calls, "compiling", lambda call: f"{call[3]['algorithm']} {call[0]}"
     ):

@@ -36,6 +36,7 @@ def run(image: str, out: Path, size: int) -> int:
 
     from fastconv.demo.measure import measure_all
     from fastconv.demo.table import console, table
+    from fastconv.plan import calibrate
 
     filters, layers = filter_bank(), layer_stack()
     columns = (
@@ -46,7 +47,8 @@ def run(image: str, out: Path, size: int) -> int:
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task("starting", total=1.0)
+        task = progress.add_task("measuring this machine's peaks", total=1.0)
+        calibrate.machine(measure=True)
         results = measure_all(
             pixels, filters, layers, lambda text, done: progress.update(task, description=text, completed=done)
         )
