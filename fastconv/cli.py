@@ -141,7 +141,7 @@ def set_threads(count: int | None) -> None:
         try:
             fastconv.set_num_threads(count)
         except ValueError as error:
-            raise UserError(str(error)) from error
+            raise UserError(f"--threads {count}: {error}") from error
 
 
 def run_info(options: argparse.Namespace) -> int:

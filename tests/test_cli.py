@@ -8,9 +8,18 @@ import sys
 
 import pytest
 
+import fastconv
 from fastconv import cli
 
 PROBLEM = ["--input", "1x8x12x12", "--weight", "4x8x3x3"]
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """``--threads`` must not reach the tests that follow."""
+    before = fastconv.get_num_threads()
+    yield
+    fastconv.set_num_threads(before)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -60,7 +69,7 @@ def test_explain_measures(capsys):
         (["explain", *PROBLEM, "--dtype", "float12"], "dtype"),
         (["explain", *PROBLEM, "--layout", "HNWC"], "layout"),
         (["explain", *PROBLEM, "--threads", "0"], "--threads"),
-        (["explain", *PROBLEM, "--threads", "100000"], "threads"),
+        (["explain", *PROBLEM, "--threads", "100000"], "--threads 100000"),
         (["explain", "--input", "1xtwo", "--weight", "4x8x3x3"], "--input"),
         (["explain", "--input", "1x8x12x12"], "--weight"),
         (["tune"], "--suite"),
@@ -106,8 +115,6 @@ def test_warmup_compiles_each_algorithm(monkeypatch, capsys):
     small = (((1, 2, 9), (2, 2, 3), {}), ((1, 4, 8, 8), (4, 1, 3, 3), {"groups": 4}))
     monkeypatch.setattr(cli, "COMMON", small)
     seen = []
-    import fastconv
-
     prepare = fastconv.prepare
     monkeypatch.setattr(fastconv, "prepare", lambda *a, **k: (seen.append(k["algorithm"]), prepare(*a, **k))[1])
     assert cli.main(["warmup", "--dtype", "float32", "float64"]) == 0
