@@ -5,6 +5,8 @@ Measured once (`measure`, about a second), stored in the cache folder, estimated
 
 from __future__ import annotations
 
+import contextlib
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -156,21 +158,46 @@ def roof(measure: bool = False) -> Roof:
     current = _known()
     if measure and current.source != "measured":
         current = _measured()
-        store.write(_path(), FORM, SCHEMA, {"key": _key(), **asdict(current)})
-        _known.cache_clear()
-        return _known()
+        _keep(current)
+        store.changed()
+        with contextlib.suppress(OSError):  # a full disk: measured again in the next process
+            store.write(_path(), FORM, SCHEMA, {"key": _key(), **asdict(current)})
     return current
 
 
-@cache
+_roof: Roof | None = None  # None: not read yet
+
+
 def _known() -> Roof:
-    stored = store.read(_path(), FORM, SCHEMA)
-    if stored and stored.pop("key", None) == _key():
-        try:
-            return Roof(**{name: stored[name] for name in Roof.__dataclass_fields__})
-        except KeyError:
-            pass
-    return estimate()
+    if _roof is not None:
+        return _roof
+    stored = store.read(_path(), FORM, SCHEMA) or {}
+    return _keep(_parsed(stored) if stored.get("key") == _key() else estimate())
+
+
+def _keep(roof: Roof) -> Roof:
+    global _roof
+    _roof = roof
+    return roof
+
+
+def forget() -> None:
+    """Read the stored roof again at the next use."""
+    global _roof
+    _roof = None
+    store.changed()
+
+
+def _parsed(stored: dict[str, Any]) -> Roof:
+    """The stored roof; the estimate if a hand has spoilt it."""
+    try:
+        rates = {name: float(stored[name]) for name in ("read", "read_all", "copy", "copy_all")}
+        one, most = ({dtype: float(stored[name][dtype]) for dtype in DTYPES} for name in ("flops", "flops_all"))
+        found = Roof(one, most, **rates, threads=int(stored["threads"]), source="measured")
+    except (KeyError, TypeError, ValueError):
+        return estimate()
+    numbers = [*rates.values(), *one.values(), *most.values(), found.threads]
+    return found if all(0 < number < math.inf for number in numbers) else estimate()
 
 
 def _path() -> Path:

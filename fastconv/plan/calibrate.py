@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import zlib
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,10 @@ def machine(measure: bool = False) -> Machine:
     measure : bool
         Calibrate unless it was done before; otherwise what is stored, or estimates.
     """
-    known = _known()
-    return calibrate() if measure and known.source == "default" else known
+    scale, source = _known()
+    if measure and source == "default":
+        return calibrate()
+    return Machine(peak.roof(), scale, source)
 
 
 def calibrate() -> Machine:
@@ -66,15 +67,22 @@ def calibrate() -> Machine:
             found.setdefault(name, []).append(ratio)
     scale = {name: math.exp(math.fsum(map(math.log, ratios)) / len(ratios)) for name, ratios in found.items()}
     scale = {name: min(max(value, 1 / SPREAD), SPREAD) for name, value in scale.items()}
-    with contextlib.suppress(OSError):  # a full disk: measured again next time
-        store.write(_path(), FORM, SCHEMA, {"key": _key(), "scale": {k: round(v, 4) for k, v in scale.items()}})
-    forget()
+    scale = {name: round(value, 4) for name, value in scale.items()}
+    _keep(scale, "measured")
+    store.changed()
+    with contextlib.suppress(OSError):  # a full disk: measured again in the next process
+        store.write(_path(), FORM, SCHEMA, {"key": _key(), "scale": scale})
     return Machine(roof, scale, "measured")
+
+
+#: Scales in use and where they come from; None: not read yet.
+_scale: tuple[dict[str, float], str] | None = None
 
 
 def forget() -> None:
     """Read the stored constants again at the next use."""
-    _known.cache_clear()
+    global _scale
+    _scale = None
     store.changed()
 
 
@@ -95,16 +103,21 @@ def _ratios(spec: ConvSpec, bare: Machine) -> dict[str, float]:
     return {m.NAME: t / p for (m, _), t, p in zip(runners, times, predictions, strict=True)}
 
 
-@cache
-def _known() -> Machine:
-    roof = peak.roof()
-    stored = store.read(_path(), FORM, SCHEMA)
-    if stored is None or stored.get("key") != _key():
-        return Machine(roof)
+def _known() -> tuple[dict[str, float], str]:
+    if _scale is not None:
+        return _scale
+    stored = store.read(_path(), FORM, SCHEMA) or {}
     scale = stored.get("scale")
-    if not isinstance(scale, dict) or not all(isinstance(v, float) and 0 < v < math.inf for v in scale.values()):
-        return Machine(roof)
-    return Machine(roof, scale, str(_path()))
+    good = isinstance(scale, dict) and all(isinstance(v, float) and 0 < v < math.inf for v in scale.values())
+    if stored.get("key") == _key() and isinstance(scale, dict) and good:
+        return _keep(scale, str(_path()))
+    return _keep({}, "default")
+
+
+def _keep(scale: dict[str, float], source: str) -> tuple[dict[str, float], str]:
+    global _scale
+    _scale = scale, source
+    return _scale
 
 
 def _path() -> Path:
