@@ -135,8 +135,7 @@ class ConvSpec:
     Build it with `ConvSpec.make`. Sizes are logical (batch, channels, spatial); `channels_last` only says how x,
     output and residual lie in memory. The weight is always (OC, C // groups, *kernel), C-contiguous.
 
-    A stride along an axis with one output, and a dilation along an axis with one tap, have no effect and are stored
-    as 1: equal problems are equal specs.
+    A dilation along an axis with one tap has no effect and is stored as 1: equal problems are equal specs.
     """
 
     ndim: int
@@ -239,7 +238,7 @@ class ConvSpec:
             groups=groups,
             input=sizes,
             kernel=kernel,
-            stride=tuple(s if o > 1 else 1 for s, o in zip(stride, output, strict=True)),
+            stride=stride,
             dilation=tuple(d if k > 1 else 1 for d, k in zip(dilation, kernel, strict=True)),
             padding=pads,
             padding_mode=padding_mode if any(map(any, pads)) else "zeros",

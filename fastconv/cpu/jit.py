@@ -20,7 +20,9 @@ from types import ModuleType
 from typing import Any
 
 from numba import njit
+from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.compiler import Compiler
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -105,6 +107,22 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return dispatcher
 
 
+class _HelperCompiler(Compiler):  # type: ignore[misc]
+    """Leaves a helper unoptimised: it is optimised inside the kernel it is linked into, once instead of twice."""
+
+    def _compile_core(self) -> Any:
+        codegen = self.state.targetctx.codegen()
+        saved = config.OPT, codegen._opt_level
+        config.OPT = codegen._opt_level = config._OptLevel("0")  # under numba's global compiler lock
+        try:
+            return super()._compile_core()
+        finally:
+            config.OPT, codegen._opt_level = saved
+
+
 def inline(function: Callable[..., Any]) -> Any:
-    """A helper that only other kernels call: it is compiled into them, so it needs no cache of its own."""
-    return njit(nogil=True, error_model="numpy", fastmath=FASTMATH)(function)
+    """A helper that only other kernels call: compiled into them, with no cache, wrappers or code of its own."""
+    return njit(
+        nogil=True, error_model="numpy", fastmath=FASTMATH, no_cpython_wrapper=True, no_cfunc_wrapper=True,
+        pipeline_class=_HelperCompiler,
+    )(function)  # fmt: skip

@@ -162,3 +162,16 @@ def claim(typingctx: Any, counter: Any) -> Any:
         return builder.atomic_rmw("add", pointer, i64(1), "monotonic")
 
     return types.int64(types.int64[::1]), codegen
+
+
+@intrinsic
+def unpack(typingctx: Any, array: Any, count: Any) -> Any:
+    """The first `count` (a compile-time integer) elements of an array as a tuple."""
+    n = literal(count, "count")
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        start = array_pointer(context, builder, sig.args[0], args[0], i64(0))
+        values = [builder.load(builder.gep(start, [i64(i)])) for i in range(n)]
+        return context.make_tuple(builder, sig.return_type, values)
+
+    return types.UniTuple(array.dtype, n)(array, count), codegen

@@ -1,0 +1,146 @@
+"""What happens to finished sums on their way to the output: bias, residual, activation.
+
+    out = activation(conv + bias + residual)
+
+Every algorithm hands its finished rows to `store_row` while they are still in L1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastconv.cpu.jit import inline
+
+#: Activation name -> code. Parameters: leaky_relu (slope), clip (low, high).
+ACTIVATIONS = {
+    "relu": 1, "relu6": 2, "leaky_relu": 3, "silu": 4, "hardswish": 5, "sigmoid": 6, "tanh": 7, "clip": 8,
+}  # fmt: skip
+_PARAMETERS: dict[str, tuple[float, ...]] = {"leaky_relu": (0.01,), "clip": (-math.inf, math.inf)}
+_INTEGER_ACTIVATIONS = ("relu", "relu6", "clip")
+
+RELU, RELU6, LEAKY_RELU, SILU, HARDSWISH, SIGMOID, TANH, CLIP = range(1, 9)
+
+
+def parse_activation(activation: Any, dtype: str) -> list[float]:
+    """[code, parameter, parameter] of an `activation` argument: None, a name, or (name, parameters...)."""
+    if activation is None:
+        return [0, 0, 0]
+    name, *given = (activation,) if isinstance(activation, str) else tuple(activation)
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    default = _PARAMETERS.get(name, ())
+    if len(given) not in (0, len(default)) or (name == "clip" and not given):
+        raise ValueError(f"activation {name!r} takes {len(default)} parameters, got {activation!r}")
+    values: list[float] = [float(v) for v in (given or default)]
+    if any(math.isnan(v) for v in values) or (name == "clip" and values[0] > values[1]):
+        raise ValueError(f"activation parameters must be numbers (clip: low <= high), got {activation!r}")
+    if np.dtype(dtype).kind == "i":
+        if name not in _INTEGER_ACTIVATIONS:
+            raise TypeError(f"activation {name!r} needs a floating dtype; integers allow {_INTEGER_ACTIVATIONS}")
+        range_ = np.iinfo(dtype)
+        values = [range_.min if v <= range_.min else range_.max if v >= range_.max else math.ceil(v) for v in values]
+    return [ACTIVATIONS[name], *values, *[0] * (2 - len(values))]
+
+
+@dataclass(frozen=True, eq=False)
+class Epilogue:
+    """What `store_row` needs, in the kernel's dtype.
+
+    bias : one value per output channel, or empty.
+    residual : flat in the output's memory order, or empty.
+    constants : the activation's code and its two parameters.
+    """
+
+    bias: np.ndarray
+    residual: np.ndarray
+    constants: np.ndarray
+
+    @classmethod
+    def make(
+        cls, dtype: str, bias: np.ndarray | None = None, residual: np.ndarray | None = None, activation: Any = None
+    ) -> Epilogue:
+        """Arrays are taken as they are: flat, contiguous, of `dtype`."""
+        none = np.empty(0, dtype)
+        constants = np.array(parse_activation(activation, dtype), dtype)
+        return cls(none if bias is None else bias, none if residual is None else residual, constants)
+
+
+@inline
+def activate(out, o0, n, constants):  # type: ignore[no-untyped-def]
+    """Apply an activation in place to ``out[o0 : o0 + n]``. NaN stays NaN in each of them."""
+    activation = int(constants[0])
+    zero = out.dtype.type(0)
+    one = out.dtype.type(1)
+    if activation == RELU:
+        for i in range(o0, o0 + n):
+            v = out[i]
+            out[i] = zero if v < zero else v
+    elif activation == RELU6 or activation == CLIP:
+        low, high = constants[1], constants[2]
+        if activation == RELU6:
+            low, high = zero, out.dtype.type(6)
+        for i in range(o0, o0 + n):
+            v = out[i]
+            v = low if v < low else v
+            out[i] = high if v > high else v
+    elif activation == LEAKY_RELU:
+        slope = constants[1]
+        for i in range(o0, o0 + n):
+            v = out[i]
+            out[i] = v * slope if v < zero else v
+    elif activation == HARDSWISH:
+        three, six = out.dtype.type(3), out.dtype.type(6)
+        for i in range(o0, o0 + n):
+            v = out[i]
+            gate = v + three
+            gate = zero if gate < zero else gate
+            gate = six if gate > six else gate
+            out[i] = v * gate / six
+    elif activation == SIGMOID:
+        for i in range(o0, o0 + n):
+            out[i] = one / (one + math.exp(-out[i]))
+    elif activation == SILU:
+        for i in range(o0, o0 + n):
+            out[i] = out[i] / (one + math.exp(-out[i]))
+    elif activation == TANH:
+        for i in range(o0, o0 + n):
+            out[i] = math.tanh(out[i])
+
+
+@inline
+def store_row(src, s0, out, o0, n, bias, residual, constants):  # type: ignore[no-untyped-def]
+    """out[o0 : o0+n] = activation(src[s0 : s0+n] + bias + residual[o0 : o0+n]); `bias` is this channel's value."""
+    if residual.size:
+        for i in range(n):
+            out[o0 + i] = src[s0 + i] + bias + residual[o0 + i]
+    else:
+        for i in range(n):
+            out[o0 + i] = src[s0 + i] + bias
+    if constants[0] != 0:
+        activate(out, o0, n, constants)
+
+
+@inline
+def store_channels(src, s0, out, o0, n, bias, b0, residual, constants):  # type: ignore[no-untyped-def]
+    """The same for n channels of one pixel in a channels-last output: the bias runs along with the row."""
+    if bias.size:
+        for i in range(n):
+            out[o0 + i] = src[s0 + i] + bias[b0 + i]
+    else:
+        for i in range(n):
+            out[o0 + i] = src[s0 + i]
+    if residual.size:
+        for i in range(n):
+            out[o0 + i] += residual[o0 + i]
+    if constants[0] != 0:
+        activate(out, o0, n, constants)
+
+
+@inline
+def bias_of(bias, channel):  # type: ignore[no-untyped-def]
+    """This channel's bias, 0 without one."""
+    return bias[channel] if bias.size else bias.dtype.type(0)
