@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(bench.main(arguments[1:]) or 0)
     options = build_parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            return int(options.run(options))
     except UserError as error:
         print(f"fastconv {options.command}: error: {error}", file=sys.stderr)
         return 2
@@ -276,7 +279,8 @@ def steps(items: Sequence[Item], title: str, name: Callable[[Item], str]) -> Ite
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task("", total=len(items))
         for item in items:
             progress.update(task, description=name(item))

@@ -46,7 +46,8 @@ def run(image: str, out: Path, size: int) -> int:
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+    screen = console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task("measuring this machine's peaks", total=1.0)
         calibrate.machine(measure=True)
         results = measure_all(
