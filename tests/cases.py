@@ -217,3 +217,31 @@ def accepts(module, spec: ConvSpec, threads: int = 1, limit: int = 256 << 20):
         return None
     assert params.workspace <= limit, f"{module.NAME} plans {params.workspace} bytes of {limit}: {spec}"
     return params
+
+
+# ---- an oracle that shares no code with the package -----------------------------------------------------------------
+
+_PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+def by_numpy(x, weight, *, stride, padding, dilation, groups=1, padding_mode="zeros", flip=False) -> np.ndarray:
+    """Convolution of (N, C, *spatial) by padding in memory, a sliding window and einsum.
+
+    stride and dilation are tuples, padding holds (lo, hi) pairs. Computed in the dtype of the inputs.
+    """
+    ndim = weight.ndim - 2
+    axes = tuple(range(2, 2 + ndim))
+    if flip:
+        weight = np.flip(weight, axes)
+    padded = np.pad(x, ((0, 0), (0, 0), *padding), mode=_PAD_MODES[padding_mode])
+    extent = tuple((k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilation, strict=True))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, extent, axes)
+    windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in stride))]
+    windows = windows[(..., *(slice(None, None, d) for d in dilation))]
+    N, C, OC = x.shape[0], x.shape[1], weight.shape[0]
+    output = windows.shape[2 : 2 + ndim]
+    windows = windows.reshape(N, groups, C // groups, *windows.shape[2:])
+    filters = weight.reshape(groups, OC // groups, *weight.shape[1:])
+    out, taps = "def"[:ndim], "hij"[:ndim]
+    result = np.einsum(f"ngc{out}{taps},goc{taps}->ngo{out}", windows, filters)
+    return result.reshape(N, OC, *output)
