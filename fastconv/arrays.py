@@ -46,6 +46,7 @@ _FLOATS = {
 }
 _LARGEST = {"int8": 128, "uint8": 255}
 SUPPORTED = (*_FLOATS, *_LARGEST)
+_NATIVE = frozenset(map(np.dtype, SUPPORTED))
 
 
 def numbers(x: np.dtype, weight: np.dtype) -> Numbers:
@@ -88,8 +89,10 @@ def as_array(name: str, value: Any) -> np.ndarray:
     """`value` as a plain ndarray of a supported dtype in native byte order; copied only for the byte order."""
     if type(value) is not np.ndarray:
         value = _foreign(name, value)
+    if value.dtype in _NATIVE:  # a dtype of foreign byte order is another one
+        return value
     check_dtype(name, value.dtype)
-    return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
+    return value.astype(value.dtype.newbyteorder("="))
 
 
 def _foreign(name: str, value: Any) -> np.ndarray:
@@ -128,7 +131,7 @@ def writable(array: np.ndarray) -> np.ndarray:
     return np.asarray(_Alias(array))
 
 
-def ready(array: np.ndarray, dtype: Any) -> np.ndarray:
+def ready(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """`array` as a C-contiguous, aligned array of `dtype` that Numba sees as writable; a copy only if it must be."""
     flags = array.flags.num
     if flags & READY == READY and array.dtype == dtype:

@@ -132,6 +132,7 @@ class Call:
         self.flip, self.workspace_limit = options.flip, options.workspace_limit
         self.numbers = numbers = arrays.numbers(x.dtype, weight.dtype)
         self.dtype = numbers.result
+        self.kernel_dtype = np.dtype(numbers.kernel)  # comparing a dtype with a name is slow
 
         batched = x.ndim == ndim + 2
         logical = x if batched else x[None]
@@ -165,7 +166,7 @@ class Call:
         outer = (spec.N,) if batched else ()
         self.out_shape = (*outer, *spec.output, OC) if last else (*outer, OC, *spec.output)
 
-        self.activation = make_epilogue(numbers, options.activation)
+        self.activation = self.last = make_epilogue(numbers, options.activation)
         self.native = not numbers.is_complex and numbers.result == numbers.kernel
         view = x if self.to_memory is None else x.transpose(self.to_memory)
         self.x_ready = view.flags.num & arrays.READY == arrays.READY and x.dtype == numbers.kernel
@@ -175,8 +176,15 @@ class Call:
         self, x: np.ndarray, weight: np.ndarray, packed: Any, bias: Any, residual: Any, out: Any
     ) -> np.ndarray:
         """Compute. `packed` is the weight as `pack` returns it, None to pack it now."""
-        if bias is None and residual is None and out is None and self.native and not self.empty:
-            return self.compute(x, self.pack(weight) if packed is None else packed, self.activation)
+        if residual is None and out is None and self.native and not self.empty:
+            if bias is None:
+                epilogue = self.activation
+            elif bias is self.last.bias:  # the very array of the call before, which the epilogue refers to
+                epilogue = self.last
+            else:
+                epilogue = self.epilogue(check_bias(bias, self.OC, self.dtype), None)
+                self.last = epilogue
+            return self.compute(x, self.pack(weight) if packed is None else packed, epilogue)
         bias = None if bias is None else check_bias(bias, self.OC, self.dtype)
         residual = None if residual is None else self.check_residual(residual)
         target = None
@@ -187,8 +195,6 @@ class Call:
             return np.empty(self.out_shape, self.dtype) if out is None else out
         epilogue = self.epilogue(bias, residual)
         packed = self.pack(weight) if packed is None else packed
-        if target is None and self.native:
-            return self.compute(x, packed, epilogue)
         result = self.buffer(target)
         flat = result.reshape(-1)
         self.run(self.flat(x), packed, flat, epilogue)
@@ -225,20 +231,20 @@ class Call:
         if self.numbers.is_complex:
             batched = array if array.ndim == self.spec.ndim + 2 else array[None]
             return arrays.complex_to_real(batched, self.channels_last)
-        return arrays.ready(array, self.numbers.kernel).reshape(-1)
+        return arrays.ready(array, self.kernel_dtype).reshape(-1)
 
     def kernel_weight(self, weight: np.ndarray) -> np.ndarray:
         """The weight as the algorithms take it: contiguous, in the kernels' dtype."""
         if self.numbers.is_complex:
             weight = arrays.complex_weight(weight)
-        return arrays.ready(weight, self.numbers.kernel)
+        return arrays.ready(weight, self.kernel_dtype)
 
     def epilogue(self, bias: np.ndarray | None, residual: np.ndarray | None) -> Epilogue:
         """The activation with this call's bias and residual."""
         if bias is not None:
             if self.numbers.is_complex:
                 bias = np.ascontiguousarray(bias).view(bias.real.dtype)
-            bias = arrays.ready(bias, self.numbers.kernel)
+            bias = arrays.ready(bias, self.kernel_dtype)
         if residual is not None:
             residual = self.flat(residual)
         base = self.activation
