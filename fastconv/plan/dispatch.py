@@ -128,7 +128,7 @@ def explain_spec(spec: ConvSpec, *, measure: bool = False, **options: Any) -> Ex
     return plan_spec(spec, **options).explain(measure)
 
 
-@lru_cache(maxsize=PLANS)
+@lru_cache(maxsize=PLANS, typed=True)  # 1.0 must not find the plan of 1
 def _plan(
     spec: ConvSpec, algorithm: str, accuracy: str, threads: int, workspace_limit: int | None, edition: int
 ) -> Plan:
