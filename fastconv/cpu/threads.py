@@ -25,13 +25,16 @@ from __future__ import annotations
 import os
 import threading
 from _thread import get_ident
+from contextlib import nullcontext
 from queue import SimpleQueue
 from typing import Any
 
 import numba
 import numpy as np
+from llvmlite.binding import ffi
 from numba import prange, typeof
 from numba.core import types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
@@ -121,14 +124,29 @@ def _choose_launcher() -> Any:
     return _launcher
 
 
+# A child forked while another thread compiles would wait for that thread's locks for ever: numba's, then LLVM's.
+_compiler_locks = (global_compiler_lock, getattr(ffi.lib, "_lock", nullcontext()))
+
+
+def _before_fork() -> None:
+    for lock in _compiler_locks:
+        lock.__enter__()
+
+
 def _after_fork() -> None:
+    for lock in reversed(_compiler_locks):
+        lock.__exit__(None, None, None)
+
+
+def _after_fork_in_child() -> None:
     """In the child only the forking thread lives: no pool, no crew, and nobody to release the lock."""
     global _launcher, _crew, _pool
+    _after_fork()
     _launcher, _crew, _pool = _launch_crew, None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 # ---- numba's pool -------------------------------------------------------------------------------------------------
