@@ -41,6 +41,7 @@ class Fake:
     refusal: str | None = None
     needs: int = 1024
     sleep: float = 0.0
+    preparation: float = 0.0  # seconds
     calls: list[str] = field(default_factory=list)
 
     def refuses(self, spec):
@@ -55,7 +56,11 @@ class Fake:
     def cost(self, spec, params):
         return Cost(self.flops, 0.0, 0.0, 4)
 
+    def prepare_cost(self, spec, params):
+        return Cost(self.preparation * 1e11, 0.0, 0.0, 1)
+
     def prepare(self, spec, params, weight):
+        time.sleep(self.preparation)
         return weight.reshape(-1)
 
     def run(self, spec, params, x, packed, out, epilogue):
@@ -193,6 +198,19 @@ def test_empty_batch_is_planned_as_one_image():
     plan = plan_spec(ConvSpec.make((0, 4, 12, 12), (8, 4, 3, 3), padding=1))
     assert plan.spec.N == 1
     assert plan.algorithm == plan_spec(SPEC).algorithm
+
+
+def test_weights_prepared_in_every_call_count(use):
+    use(Fake("transforms", 1e6, preparation=0.02), Fake("plain", 1e8))
+    assert plan_spec(SPEC).algorithm == "transforms"
+    assert plan_spec(SPEC, prepared=False).algorithm == "plain"
+    assert plan_spec(SPEC, prepared=False, algorithm="transforms").predicted > 0.01
+    rows = plan_spec(SPEC, prepared=False).explain(measure=True).rows
+    assert [row.algorithm for row in rows] == ["plain", "transforms"]
+    assert rows[1].measured_ms > 20
+    autotune_spec(SPEC, seconds=0.01)
+    assert wisdom.lookup(SPEC, plan_spec(SPEC).request.threads)["transforms"].prepare > 0.02
+    assert plan_spec(SPEC, prepared=False).algorithm == "plain"
 
 
 # ---- the cache ----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def file(tmp_path, monkeypatch):
 
 
 def test_round_trip(file):
-    times = {"direct": Measured(0.00068), "fft": Measured(0.0123, "tile 64")}
+    times = {"direct": Measured(0.00068), "fft": Measured(0.0123, 0.5, "tile 64")}
     wisdom.remember(SPEC, 2, times)
     wisdom.forget()
     assert wisdom.lookup(SPEC, 2) == times
@@ -44,7 +44,7 @@ def test_file_is_readable(file):
     assert content["format"] == "fastconv wisdom"
     assert content["schema"] == 1
     problems = content["machines"][wisdom.machine_name()]["2 threads"]
-    assert problems == {"1x64x56x56 * 64x64x3x3 pad 1 float32": {"direct": {"ms": 0.68}}}
+    assert problems == {"1x64x56x56 * 64x64x3x3 pad 1 float32": {"direct": {"ms": 0.68, "prepare_ms": 0.0}}}
 
 
 def test_later_measurements_replace_earlier_ones(file):

@@ -212,10 +212,11 @@ def _key() -> str:
 def cpu_model() -> str:
     """The processor's name as the system gives it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            label, _, value = line.partition(":")
-            if label.strip() in ("model name", "Model") and value.strip():
-                return value.strip()
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:  # the first core's lines are enough: with hundreds of cores the rest takes long
+                label, _, value = line.partition(":")
+                if label.strip() in ("model name", "Model") and value.strip():
+                    return value.strip()
     except OSError:
         pass
     return sysctl("machdep.cpu.brand_string") or platform.processor() or platform.machine() or "unknown"

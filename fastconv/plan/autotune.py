@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fastconv.plan import wisdom
-from fastconv.plan.choice import Candidate, Request, consider, measured, variants
+from fastconv.plan.choice import Candidate, Request, consider, time_all, variants
 from fastconv.plan.dispatch import Plan, plan_spec
-from fastconv.plan.measure import measure
+from fastconv.plan.measure import Timing, measure
 from fastconv.spec import ConvSpec
 
 
@@ -42,21 +42,22 @@ def autotune_spec(
         return plan_spec(spec, algorithm=algorithm, accuracy=accuracy, threads=threads, workspace_limit=workspace_limit)
 
     request = plan().request
-    timed = measured(request.spec, consider(request, only=None if algorithm == "auto" else algorithm), seconds)
-    times = {}
-    for candidate in timed:
-        if candidate.measured is not None:
-            times[candidate.name] = _best_variant(request, candidate, candidate.measured, seconds / len(timed))
-    wisdom.remember(request.spec, request.threads, times)
+    found = consider(request, only=None if algorithm == "auto" else algorithm)
+    times = time_all(request.spec, found, seconds)
+    learned = {}
+    for candidate in found:
+        if candidate.name in times:
+            learned[candidate.name] = _best_variant(request, candidate, times[candidate.name], seconds / len(times))
+    wisdom.remember(request.spec, request.threads, learned)
     return plan()
 
 
-def _best_variant(request: Request, candidate: Candidate, usual: float, budget: float) -> wisdom.Measured:
+def _best_variant(request: Request, candidate: Candidate, usual: Timing, budget: float) -> wisdom.Measured:
     """The candidate against the other blockings of its algorithm, if it has any."""
     others = variants(candidate.module, request.spec, request.threads, request.workspace_limit)
     if not others:
-        return wisdom.Measured(usual)
+        return wisdom.Measured(*usual)
     contenders = {"": candidate.params} | others
     times = measure(request.spec, [(candidate.module, params) for params in contenders.values()], budget)
-    best = min(zip(times, contenders, strict=True))
-    return wisdom.Measured(*best)
+    timing, name = min(zip(times, contenders, strict=True))
+    return wisdom.Measured(*timing, name)

@@ -100,7 +100,7 @@ def _ratios(spec: ConvSpec, bare: Machine) -> dict[str, float]:
             runners.append((module, params))
             predictions.append(predicted)
     times = measure_runs(spec, runners, budget=0.05 * len(runners)) if runners else []
-    return {m.NAME: t / p for (m, _), t, p in zip(runners, times, predictions, strict=True)}
+    return {m.NAME: t.run / p for (m, _), t, p in zip(runners, times, predictions, strict=True)}
 
 
 def _known() -> tuple[dict[str, float], str]:

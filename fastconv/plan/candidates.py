@@ -15,7 +15,8 @@ from fastconv.spec import ConvSpec
 class Algorithm(Protocol):
     """What a module in `kernels/` must offer to be a candidate.
 
-    It may also offer ``variants(spec, threads, limit) -> dict[str, parameters]``: other blockings worth measuring.
+    It may also offer ``variants(spec, threads, limit) -> dict[str, parameters]``: other blockings worth measuring; and
+    ``prepare_cost(spec, params) -> Cost``, where preparing weights is more than copying them.
     """
 
     NAME: str

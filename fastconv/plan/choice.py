@@ -8,7 +8,7 @@ from typing import Any
 
 from fastconv.plan import calibrate, candidates, cost, wisdom
 from fastconv.plan.candidates import Algorithm
-from fastconv.plan.measure import measure
+from fastconv.plan.measure import Timing, measure
 from fastconv.spec import ConvSpec
 
 #: Strictest first. An algorithm of one class also serves every later one.
@@ -22,13 +22,17 @@ SHORT = 0.05
 
 @dataclass(frozen=True)
 class Request:
-    """What a plan was asked for; `algorithm` is "auto" or a name."""
+    """What a plan was asked for.
+
+    `algorithm` is "auto" or a name; `prepared` says that weights are prepared once for many calls, not in each.
+    """
 
     spec: ConvSpec
     algorithm: str
     accuracy: str
     threads: int
     workspace_limit: int
+    prepared: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +71,16 @@ def _ask(module: Algorithm, request: Request, machine: cost.Machine, known: wisd
     if known is not None and known.variant:
         params = variants(module, spec, threads, limit).get(known.variant, params)
     predicted = cost.seconds(module.NAME, module.cost(spec, params), spec.dtype, threads, machine)
-    return Candidate(module, params, predicted, None if known is None else known.seconds)
+    if not request.prepared:
+        predicted += _prepare_seconds(module, request, params, machine)
+    return Candidate(module, params, predicted, None if known is None else known.total(request.prepared))
+
+
+def _prepare_seconds(module: Algorithm, request: Request, params: Any, machine: cost.Machine) -> float:
+    work = getattr(module, "prepare_cost", None)
+    if work is None:
+        return 0.0
+    return cost.seconds(module.NAME, work(request.spec, params), request.spec.dtype, request.threads, machine)
 
 
 def variants(module: Algorithm, spec: ConvSpec, threads: int, limit: int) -> dict[str, Any]:
@@ -93,10 +106,15 @@ def model_error(found: list[Candidate]) -> float:
     return min((c.measured / c.predicted for c in found if c.measured is not None), default=1.0)
 
 
-def measured(spec: ConvSpec, found: list[Candidate], budget: float = 1.0) -> list[Candidate]:
-    """The candidates with times measured now, but for the hopelessly slow."""
+def time_all(spec: ConvSpec, found: list[Candidate], budget: float = 1.0) -> dict[str, Timing]:
+    """The candidates' times measured now, by name; those that refuse or are hopelessly slow are left out."""
     limit = max(SHORT, HOPELESS * min(c.predicted for c in found))
     timed = [c for c in found if c.reason is None and c.predicted <= limit]
-    seconds = measure(spec, [(c.module, c.params) for c in timed], budget)
-    times = {c.name: s for c, s in zip(timed, seconds, strict=True)}
-    return [replace(c, measured=times.get(c.name)) for c in found]
+    times = measure(spec, [(c.module, c.params) for c in timed], budget)
+    return {c.name: timing for c, timing in zip(timed, times, strict=True)}
+
+
+def with_times(found: list[Candidate], times: dict[str, Timing], prepared: bool) -> list[Candidate]:
+    """The candidates with these times for their own."""
+    totals = {name: timing.run + (0.0 if prepared else timing.prepare) for name, timing in times.items()}
+    return [replace(c, measured=totals.get(c.name)) for c in found]

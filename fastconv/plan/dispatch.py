@@ -91,6 +91,7 @@ def plan_spec(
     accuracy: str = "default",
     threads: int | None = None,
     workspace_limit: int | None = None,
+    prepared: bool = True,
 ) -> Plan:
     """The plan for a problem, from the cache if it was asked for before.
 
@@ -107,6 +108,8 @@ def plan_spec(
         Threads that a call may use; as `set_num_threads` says by default.
     workspace_limit : int, optional
         Bytes of scratch memory that a call may use, 256 MiB by default.
+    prepared : bool
+        Whether weights are prepared once for many calls; if not, the time this takes counts in the choice.
 
     Raises
     ------
@@ -115,7 +118,7 @@ def plan_spec(
     """
     count = get_num_threads() if threads is None else threads
     # The edition makes plans stale when calibration or wisdom have changed.
-    return _plan(spec, algorithm, accuracy, count, workspace_limit, store.edition)
+    return _plan(spec, algorithm, accuracy, count, workspace_limit, prepared, store.edition)
 
 
 def clear() -> None:
@@ -130,9 +133,15 @@ def explain_spec(spec: ConvSpec, *, measure: bool = False, **options: Any) -> Ex
 
 @lru_cache(maxsize=PLANS, typed=True)  # 1.0 must not find the plan of 1
 def _plan(
-    spec: ConvSpec, algorithm: str, accuracy: str, threads: int, workspace_limit: int | None, edition: int
+    spec: ConvSpec,
+    algorithm: str,
+    accuracy: str,
+    threads: int,
+    workspace_limit: int | None,
+    prepared: bool,
+    edition: int,
 ) -> Plan:
-    request = _request(spec, algorithm, accuracy, threads, workspace_limit)
+    request = _request(spec, algorithm, accuracy, threads, workspace_limit, prepared)
     found = consider(request, only=None if algorithm == "auto" else algorithm)
     best = choose(found)
     if best is None:
@@ -159,17 +168,17 @@ def _refusals(found: list[Candidate]) -> str:
     return "; ".join(f"{c.name}: {c.reason}" for c in found if c.reason is not None)
 
 
-def _request(spec: ConvSpec, algorithm: Any, accuracy: Any, threads: Any, workspace_limit: Any) -> Request:
+def _request(spec: ConvSpec, algorithm: Any, accuracy: Any, threads: Any, limit: Any, prepared: bool) -> Request:
     """Arguments validated; the empty batch replaced, because no algorithm has to know about it."""
     names = candidates.names()
     if algorithm not in ("auto", *names):
         raise ValueError(f"algorithm must be 'auto' or one of {', '.join(names)}, got {algorithm!r}")
     if accuracy not in ACCURACIES:
         raise ValueError(f"accuracy must be one of {', '.join(ACCURACIES)}, got {accuracy!r}")
-    limit = WORKSPACE_LIMIT if workspace_limit is None else _integer("workspace_limit", workspace_limit, 0)
+    limit = WORKSPACE_LIMIT if limit is None else _integer("workspace_limit", limit, 0)
     if spec.N == 0:
         spec = replace(spec, N=1)
-    return Request(spec, algorithm, accuracy, _integer("threads", threads, 1), limit)
+    return Request(spec, algorithm, accuracy, _integer("threads", threads, 1), limit, prepared)
 
 
 def _integer(name: str, value: Any, least: int) -> int:

@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 
 from fastconv.plan import calibrate, wisdom
-from fastconv.plan.choice import Candidate, Request, choose, consider, expected, measured, model_error
+from fastconv.plan.choice import Candidate, Request, choose, consider, expected, model_error, time_all, with_times
 
 WIDTH = 120  # columns
 
@@ -23,7 +23,8 @@ class Row:
     chosen : bool
         Whether the plan uses it.
     predicted_ms, measured_ms : float or None
-        Milliseconds a call with prepared weights takes, by the cost model and as measured now or by `autotune`.
+        Milliseconds a call takes, by the cost model and as measured now or by `autotune`; with prepared weights
+        unless the plan is for calls that prepare them every time.
     gflops : float or None
         Speed counted as the direct method, whatever the algorithm really computes.
     roof_percent : float or None
@@ -108,7 +109,7 @@ def explain_request(request: Request, measure: bool = False) -> Explanation:
     spec, threads = request.spec, request.threads
     found = consider(request)
     if measure:
-        found = measured(spec, found)
+        found = with_times(found, time_all(spec, found), request.prepared)
     asked = [c for c in found if request.algorithm in ("auto", c.name)]
     chosen = choose(asked)
     correction = model_error(found)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from math import prod
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,16 +28,27 @@ def random_operands(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return fill((prod(spec.x_shape),)), fill(spec.weight_shape), np.zeros(prod(spec.out_shape), spec.dtype)
 
 
-def measure(spec: ConvSpec, runners: Sequence[tuple[Algorithm, Any]], budget: float = 0.3) -> list[float]:
-    """Median seconds per call, weights prepared, of each (algorithm, parameters).
+class Timing(NamedTuple):
+    """Seconds of a call with prepared weights, and of preparing them."""
 
-    `budget` is the seconds to spend on all of them after one warming call each; at least three rounds are made.
+    run: float
+    prepare: float
+
+
+def measure(spec: ConvSpec, runners: Sequence[tuple[Algorithm, Any]], budget: float = 0.3) -> list[Timing]:
+    """Time each (algorithm, parameters): the median of its calls, and one preparation.
+
+    `budget` is the seconds to spend on the calls of all of them, after one to compile; at least three rounds are made.
     """
     x, weight, out = random_operands(spec)
     epilogue = Epilogue.make(spec.dtype)
-    calls, loops = [], []
+    calls, loops, preparing = [], [], []
     for module, params in runners:
-        arguments = (spec, params, x, module.prepare(spec, params, weight), out, epilogue)
+        module.prepare(spec, params, weight)  # compile
+        start = time.perf_counter()
+        packed = module.prepare(spec, params, weight)
+        preparing.append(time.perf_counter() - start)
+        arguments = (spec, params, x, packed, out, epilogue)
         module.run(*arguments)  # compile
         once = _seconds(module, arguments, 1)
         calls.append((module, arguments))
@@ -48,7 +59,7 @@ def measure(spec: ConvSpec, runners: Sequence[tuple[Algorithm, Any]], budget: fl
         for (module, arguments), count, found in zip(calls, loops, samples, strict=True):
             module.run(*arguments)  # its data and code back into the caches
             found.append(_seconds(module, arguments, count))
-    return [median(found) for found in samples]
+    return [Timing(median(found), prepare) for found, prepare in zip(samples, preparing, strict=True)]
 
 
 def _seconds(module: Algorithm, arguments: tuple[Any, ...], count: int) -> float:

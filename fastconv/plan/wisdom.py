@@ -2,7 +2,8 @@
 
     {"format": "fastconv wisdom", "schema": 1,
      "machines": {"Intel(R) Xeon(R) Processor, AVX-512": {"2 threads": {
-         "1x64x56x56 * 64x64x3x3 pad 1 float32": {"direct": {"ms": 0.68}, "im2col": {"ms": 0.91}}}}}}
+         "1x64x56x56 * 64x64x3x3 pad 1 float32": {
+             "direct": {"ms": 0.68, "prepare_ms": 0.0}, "im2col": {"ms": 0.91, "prepare_ms": 0.02}}}}}}
 
 `FASTCONV_WISDOM` names another file, or is ``off`` to use none. Entries of other machines in the same file are kept
 and never used here.
@@ -32,10 +33,20 @@ _known: Machines | None = None  # None: not read yet
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds one algorithm took on a problem, and the blocking variant that took them ("" for its usual one)."""
+    """What one algorithm took on a problem.
+
+    seconds : of a call with prepared weights.
+    prepare : seconds of preparing them.
+    variant : the blocking that was fastest, "" for the usual one.
+    """
 
     seconds: float
+    prepare: float = 0.0
     variant: str = ""
+
+    def total(self, prepared: bool) -> float:
+        """Seconds of a call, preparation counted unless that was done before."""
+        return self.seconds if prepared else self.seconds + self.prepare
 
 
 def path() -> Path | None:
@@ -49,15 +60,24 @@ def path() -> Path | None:
 def lookup(spec: ConvSpec, threads: int) -> dict[str, Measured]:
     """What is known of a problem on this machine with this many threads: algorithm -> measurement."""
     entry = _loaded().get(machine_name(), {}).get(_threads(threads), {}).get(str(spec), {})
-    return {name: Measured(item["ms"] * 1e-3, item.get("variant", "")) for name, item in entry.items()}
+    return {
+        name: Measured(item["ms"] * 1e-3, item.get("prepare_ms", 0.0) * 1e-3, item.get("variant", ""))
+        for name, item in entry.items()
+    }
 
 
 def remember(spec: ConvSpec, threads: int, times: dict[str, Measured]) -> None:
     """Add or replace the measurements of a problem, in memory and in the file."""
-    entry = {}
+    entry: dict[str, dict[str, Any]] = {}
     for name, time in times.items():
-        entry[name] = {"ms": float(f"{time.seconds * 1e3:.4g}")} | ({"variant": time.variant} if time.variant else {})
+        entry[name] = {"ms": _ms(time.seconds), "prepare_ms": _ms(time.prepare)}
+        if time.variant:
+            entry[name]["variant"] = time.variant
     _add({machine_name(): {_threads(threads): {str(spec): entry}}})
+
+
+def _ms(seconds: float) -> float:
+    return float(f"{seconds * 1e3:.4g}")
 
 
 def export_wisdom(target: str | os.PathLike[str]) -> int:
@@ -147,8 +167,9 @@ def _items(value: Any) -> list[tuple[str, Any]]:
 def _is_time(item: Any) -> bool:
     if not isinstance(item, dict) or not isinstance(item.get("variant", ""), str):
         return False
-    ms = item.get("ms")
-    return isinstance(ms, (int, float)) and not isinstance(ms, bool) and 0 < ms < math.inf
+    ms, prepare_ms = item.get("ms"), item.get("prepare_ms", 0.0)
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (ms, prepare_ms))
+    return numbers and 0 < ms < math.inf and 0 <= prepare_ms < math.inf  # type: ignore[operator]
 
 
 def _add(new: Machines) -> None:
