@@ -1,0 +1,200 @@
+"""The benchmark: reading layers, comparing, reporting, and one real run without peers."""
+
+import dataclasses
+import math
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fastconv import bench
+from fastconv.bench import peers, report, runner, shapes
+
+HEADER = ",".join(shapes.COLUMNS)
+SMALL = "net,net:conv1*3,1,3,8x9,4,3x3,1x2,1x0,1x1,1"
+
+
+def layer(row: str = SMALL) -> shapes.Layer:
+    return shapes.parse_layer(dict(zip(shapes.COLUMNS, row.split(","), strict=True)))
+
+
+def result(row: str, threads: int = 1, **seconds: float) -> runner.Result:
+    timings = {name.replace("_", "-"): runner.Timing(t, 1.5 * t, 7) for name, t in seconds.items()}
+    return runner.Result(layer(row), threads, "float32", "direct", 100e9, timings)
+
+
+def test_a_row_becomes_a_layer_and_back():
+    small = layer()
+    assert (small.spatial, small.kernel, small.stride, small.padding) == ((8, 9), (3, 3), (1, 2), (1, 0))
+    assert small.short_name == "conv1"
+    assert small.spec.out_shape == (1, 4, 8, 4)
+    assert shapes.parse_layer({k: str(v) for k, v in small.row().items()}) == small
+
+
+def test_the_packaged_suite_has_every_kind_of_layer():
+    layers = shapes.read_layers()
+    assert len(layers) == 190
+    assert {one.ndim for one in layers} == {1, 2, 3}
+    assert len({(one.suite, one.name) for one in layers}) == len(layers)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("net,a,1,3,8x8,4,3x3,1x1,1x1,1x1,", "groups is missing"),
+        ("net,a,1,3,8x8,4,3xk,1x1,1x1,1x1,1", "kernel must be integers joined by x, got '3xk'"),
+        ("net,a,1,3,8x8,4,3,1x1,1x1,1x1,1", "kernel must have 2 sizes"),
+        ("net,a,1,3,8x8,4,9x9,1x1,0x0,1x1,1", "larger than the padded input"),
+        ("net,a,1,3,8x8,4,3x3,1x1,1x1,1x1,2", "groups must divide"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, row, message):
+    file = tmp_path / "layers.csv"
+    file.write_text(f"{HEADER}\n{SMALL}\n{row}\n")
+    with pytest.raises(ValueError, match=rf"layers.csv, line 3: .*{message}"):
+        shapes.read_layers(file)
+
+
+def test_select_by_suite_and_pattern():
+    layers = shapes.read_layers()
+    assert {one.suite for one in shapes.select(layers, ["image", "small"])} == {"image", "small"}
+    assert [one.name for one in shapes.select(layers, ["image"], "_31$")] == ["img1024_31", "img2048_31"]
+    with pytest.raises(ValueError, match="unknown suite 'pictures'"):
+        shapes.select(layers, ["pictures"])
+
+
+def test_geomean():
+    assert report.geomean([2, 8]) == pytest.approx(4)
+    assert math.isnan(report.geomean([]))
+
+
+def test_tables_are_aligned():
+    text = report.text_table(["layer", "ms"], [["a", "10.5"], ["longer name", "1"]])
+    assert text.splitlines() == ["layer          ms", "-----------  ----", "a            10.5", "longer name     1"]
+    assert report.markdown_table(["a", "b"], [["x", "1"]]) == "| a | b |\n| :-- | --: |\n| x | 1 |"
+
+
+RESULTS = [
+    result(SMALL, fastconv=1e-3, direct=1e-3, im2col=8e-4, torch=2e-3, torch_nhwc=3e-3, ncnn=1e-3),
+    result(SMALL.replace("net:conv1*3", "net:conv2"), fastconv=1e-3, direct=1e-3, im2col=2e-3, torch=9e-3,
+           torch_nhwc=8e-3),
+    result(SMALL, threads=2, fastconv=5e-4, torch=2e-3),
+]  # fmt: skip
+
+
+def test_a_group_is_as_fast_as_its_fastest_member():
+    (comparison,) = report.comparisons(RESULTS)
+    assert comparison.ratio(RESULTS[0], report.TORCH) == pytest.approx(2)
+    assert comparison.ratio(RESULTS[0], report.BEST) == pytest.approx(1)
+    assert comparison.ratio(RESULTS[1], "ncnn") is None
+    assert comparison.geomeans(RESULTS[:2], report.TORCH) == pytest.approx(4)
+
+
+def test_functional_calls_are_compared_with_functional_peers_only():
+    results = [result(SMALL, fastconv_functional=1e-3, torch=2e-3, ncnn=1e-4)]
+    (comparison,) = report.comparisons(results)
+    assert comparison.ours == runner.FUNCTIONAL
+    assert set(comparison.groups) == {report.TORCH, "torch"}
+
+
+def test_regret_and_speed_up():
+    (first, found, best), (second, *_) = report.regrets(RESULTS[:2])
+    assert (first, found, best, second) == (pytest.approx(1.25), RESULTS[0], "im2col", 1)
+    assert "worst 1.25, fastest chosen 1 times" in report.regret_table(RESULTS)
+    assert report.scaling_table(RESULTS).splitlines()[-1].split() == ["2", "2.00", "2.00", "net/conv1"]
+
+
+def test_csv_comes_back_as_it_was_written(tmp_path):
+    noted = dataclasses.replace(RESULTS[0], notes={"opencv": "takes one plane, and odd kernels"})
+    written = [noted, *RESULTS[1:]]
+    report.write_csv(written, tmp_path / "layers.csv", "a machine, some versions")
+    results, environment = report.read_csv(tmp_path / "layers.csv")
+    assert environment == "a machine, some versions"
+    assert list(report.csv_rows(results)) == list(report.csv_rows(written))
+    assert results[0].layer == noted.layer
+    assert results[0].notes == noted.notes
+    assert results[0].timings["torch"] == noted.timings["torch"]
+
+
+def test_every_contestant_is_sampled_in_turn_and_the_hopeless_less():
+    turns = []
+
+    def call(name, seconds):
+        turns.append(name)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+
+    calls = {"quick": lambda: call("quick", 1e-3), "slow": lambda: call("slow", 12e-3)}
+    timings = runner.interleave(calls, seconds=0.03, min_rounds=6)
+    assert timings["quick"].samples >= 6
+    assert 1 <= timings["slow"].samples <= runner.MIN_ROUNDS
+    assert 1e-3 <= timings["quick"].best <= timings["quick"].median
+    assert "slow" in turns[turns.index("quick") + 1 :]
+
+
+def test_another_result_is_not_timed():
+    class Wrong(peers.Peer):
+        name, library, version = "torch", "torch", "0"
+
+        def prepare(self, layer, x, weight):
+            return lambda: np.zeros(layer.spec.out_shape, np.float32)
+
+    class Broken(Wrong):
+        name = "ncnn"
+
+        def prepare(self, layer, x, weight):
+            raise KeyError("no such layer")
+
+    with runner.contest([Wrong(), Broken()], 1):
+        found = runner.time_layer(layer(), [Wrong(), Broken()], threads=1, seconds=0, min_rounds=3)
+    assert set(found.timings) == {runner.PREPARED}
+    assert found.problems["torch"].startswith(runner.DIFFERS)
+    assert found.problems["ncnn"].startswith(runner.FAILED)
+
+
+def test_a_missing_library_costs_a_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    loaded, problems = peers.load(["opencv"])
+    assert loaded == []
+    assert problems == [f"opencv is left out (import of cv2 halted; None in sys.modules): {peers.INSTALL_HINT}"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--suites", "nowhere"], ["--peers", "nobody"], ["--algorithms", "magic"], ["--threads", "0"], ["--filter", "("],
+     ["--suite", "missing.csv"], ["--filter", "matches nothing"]],
+)  # fmt: skip
+def test_wrong_arguments_end_with_status_2(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        bench.main([*arguments, "--peers", "", "--out", str(tmp_path)] if "--peers" not in arguments else arguments)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_real_run_reports_and_can_be_read_back(tmp_path, capsys):
+    suite, out, table = tmp_path / "suite.csv", tmp_path / "out", tmp_path / "table.md"
+    suite.write_text(f"{HEADER}\n{SMALL}\nline,signal,2,3,40,4,5,1,2,1,1\n")
+    common = ["--suite", str(suite), "--out", str(out), "--peers", "", "--threads", "1"]
+    assert bench.main([*common, "--regret", "--mode", "both", "--quick", "--seconds-per-layer", "0.1"]) == 0
+    printed = capsys.readouterr().out
+    assert "# net, 1 thread" in printed
+    assert "regret" in printed
+    results, _ = report.read_csv(out / "layers.csv")
+    assert [found.layer.name for found in results] == ["net:conv1*3", "signal"]
+    for found in results:
+        assert {runner.PREPARED, runner.FUNCTIONAL, "reference", found.algorithm} <= set(found.timings)
+        assert all(0 < timing.best <= timing.median for timing in found.timings.values())
+        assert found.problems == {}
+    assert bench.main(["--load", str(out / "layers.csv"), "--out", str(out), "--markdown", str(table)]) == 0
+    assert "# net, 1 thread" in capsys.readouterr().out
+    assert table.read_text().startswith("fastconv ")
+
+
+def test_the_plot_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    from fastconv.bench.plot import write_plot
+
+    write_plot(RESULTS, tmp_path / "ratios.png", "a machine")
+    assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
