@@ -165,7 +165,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         raise TypeError(f"out must have dtype {dtype} in native byte order, got {out.dtype!r}")
     if not out.flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
-    if any(step == 0 and size > 1 for step, size in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(step == 0 and size > 1 for step, size in zip(out.strides, out.shape, strict=True)):
         raise ValueError(f"out must not overlap itself, got a broadcast array with strides {out.strides}")
     return np.asarray(out)
 
@@ -176,7 +176,7 @@ def check_no_overlap(out: np.ndarray, **inputs: np.ndarray | None) -> None:
         if array is None or not np.may_share_memory(out, array):
             continue
         try:
-            overlaps = np.shares_memory(out, array, max_work=10_000)
+            overlaps = np.shares_memory(out, array, max_work=10_000)  # type: ignore[arg-type]  # the stubs know only 0 and -1
         except np.exceptions.TooHardError:
             overlaps = True
         if overlaps:

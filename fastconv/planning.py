@@ -69,23 +69,28 @@ def plan(x_shape: Sequence[int], weight_shape: Sequence[int], *, dtype: DTypeLik
 
 
 def explain(
-    x_shape: Sequence[int], weight_shape: Sequence[int], *, dtype: DTypeLike = "float32", **options: Any
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *,
+    dtype: DTypeLike = "float32",
+    measure: bool = False,
+    **options: Any,
 ) -> Explanation:
     """Why an algorithm is chosen for arrays of these shapes: a table of all candidates.
 
-    Parameters are those of `plan`.
+    Parameters are those of `plan`, and `measure`: time every algorithm now, instead of predicting.
 
     Returns
     -------
     Explanation
         Prints as a table; ``.rows`` holds the same as objects.
     """
-    return plan(x_shape, weight_shape, dtype=dtype, **options).explain()
+    return plan(x_shape, weight_shape, dtype=dtype, **options).explain(measure)
 
 
 def autotune(
     x_shape: Sequence[int], weight_shape: Sequence[int], *, dtype: DTypeLike = "float32", **options: Any
-) -> Explanation:
+) -> Plan:
     """Measure the algorithms on arrays of these shapes, and remember the times for this and later processes.
 
     Parameters are those of `plan`. Later convolutions of these shapes, in the same memory order and with as many
@@ -93,8 +98,8 @@ def autotune(
 
     Returns
     -------
-    Explanation
-        Every algorithm with its measured time.
+    Plan
+        The fastest, with its measured time; ``.explain()`` shows the others'.
     """
     from fastconv.plan.autotune import autotune_spec
 

@@ -226,7 +226,17 @@ def test_activations_that_a_dtype_does_not_have(dtype):
 
 def test_prepare_refuses_at_once_what_is_wrong_for_every_input():
     for changed, kind, message in CASES:
-        if set(changed) - {"weight", "bias", "stride", "dilation", "groups", "padding", "padding_mode", "layout", "flip"}:
+        if set(changed) - {
+            "weight",
+            "bias",
+            "stride",
+            "dilation",
+            "groups",
+            "padding",
+            "padding_mode",
+            "layout",
+            "flip",
+        }:
             continue
         if any(words in message for words in ("conv2d", "covers", "larger", "same dtype", "smaller", "exceed", "2*")):
             continue  # depends on x
