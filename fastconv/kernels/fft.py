@@ -1,0 +1,371 @@
+"""Convolution by FFT over tiles that stay in cache (overlap-save), for large kernels.
+
+A tile of T outputs and a kernel of k taps cost O(log T) per output whatever k is, so the size of the tile is the only
+choice to make: large tiles waste less on the overlap, small ones stay in L1 and need fewer weights. Every size with
+factors 2, 3 and 5 is possible; `parameters` takes the cheapest by a count of cycles.
+
+Stockham 1966 (overlap-save by FFT), Oppenheim & Schafer; Mathieu, Henaff & LeCun 2014 (FFT for convolution layers);
+Zlateski, Jia, Li & Durand 2018 (tiled FFT with a GEMM per frequency on CPUs). The transform: see `fft_kernels`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import log2, prod
+
+import numpy as np
+
+from fastconv.cpu import isa, threads, workspace
+from fastconv.cpu.caches import cache_sizes
+from fastconv.kernels import fft_kernels as k
+from fastconv.kernels.common import Cost
+from fastconv.kernels.epilogue import Epilogue
+from fastconv.kernels.fft_axes import SMOOTH, axis_plan, root
+from fastconv.kernels.tiles import FIELDS, TileGrid, geometry, outputs_of_tile
+from fastconv.spec import ConvSpec
+
+NAME = "fft"
+ACCURACY = "fast"
+ERROR_BOUND = 16.0
+NOTE = "norm-wise: an output errs by at most 16 u ||w|| ||x|| of its tile, not of its own terms"
+
+# Header of the packed weights: largest harmless sum of a tile, largest harmless ratio, one flag for each channel.
+_HEADER = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Params:
+    grid: TileGrid
+    geometry: np.ndarray
+    tables: np.ndarray
+    constants: np.ndarray
+    packed_size: int  # elements of the prepared weights
+    weights_at: int
+    spectra_at: int
+    stages: bool
+    chunk: int
+    tasks: int
+    threads: int
+    per_thread: int
+    shared: int
+    workspace: int
+    cost: Cost
+
+
+def refuses(spec: ConvSpec) -> str | None:
+    """Integers must be exact; the rest is possible."""
+    if np.dtype(spec.dtype).kind != "f":
+        return "a transform rounds: integers would not be exact"
+    if max(spec.effective_kernel) > SMOOTH[-1] // 2 and not _is_line(_axes_last(spec)):
+        return f"the kernel covers more than {SMOOTH[-1] // 2} cells of an axis"
+    return None
+
+
+# ---- the choice of tiles -----------------------------------------------------------------------------------------
+
+
+def _axes_last(spec: ConvSpec) -> ConvSpec:
+    """The same problem with axes of one cell in front: memory is the same, and long columns become long rows."""
+
+    def trivial(axis: int) -> bool:
+        return spec.input3[axis] == spec.kernel3[axis] == 1 and not any(spec.padding3[axis])
+
+    order = sorted(range(3), key=lambda axis: not trivial(axis))
+    if order == [0, 1, 2] and spec.ndim == 3:
+        return spec
+
+    def sort(values: tuple) -> tuple:
+        return tuple(values[axis] for axis in order)
+
+    return replace(
+        spec, ndim=3, input=sort(spec.input3), kernel=sort(spec.kernel3), stride=sort(spec.stride3),
+        dilation=sort(spec.dilation3), padding=sort(spec.padding3),
+    )  # fmt: skip
+
+
+def _is_line(spec: ConvSpec) -> bool:
+    return all(spec.input3[a] == spec.kernel3[a] == 1 and not any(spec.padding3[a]) for a in (0, 1))
+
+
+def _grid(spec: ConvSpec, line: bool, extent: tuple[int, int, int]) -> TileGrid | None:
+    if line:
+        out = (1, 1, outputs_of_tile(spec, 2, extent[1] * extent[2]))
+    else:
+        out = tuple(outputs_of_tile(spec, a, extent[a]) for a in range(3))  # type: ignore[assignment]
+    if 0 in out:
+        return None
+    tiles = tuple(-(-o // u) for o, u in zip(spec.output3, out, strict=True))
+    return TileGrid(line, extent, out, tiles)  # type: ignore[arg-type]
+
+
+def _extents(spec: ConvSpec, axis: int, sizes: list[int]) -> list[int]:
+    """The most promising sizes along one axis: for each number of tiles the smallest, of these the ten cheapest."""
+    smallest: dict[int, int] = {}
+    for size in sizes:
+        outputs = outputs_of_tile(spec, axis, size)
+        if outputs:
+            smallest.setdefault(-(-spec.output3[axis] // outputs), size)
+    # Each cell is moved (as long as ten levels of transforms take) and goes through log2 of this and the other axis.
+    ranked = sorted(smallest.items(), key=lambda item: item[0] * item[1] * (16 + log2(item[1])))
+    return [size for _, size in ranked[:10]]
+
+
+def _candidates(spec: ConvSpec) -> list[TileGrid]:
+    W = isa.width(spec.dtype)
+    if _is_line(spec):
+        # As square as possible; rows of whole vectors, so that they follow each other in memory.
+        shapes = [(1, 2 * h, w) for h in SMOOTH for w in SMOOTH if w % W == 0 and h >= 4 and h <= 4 * w and w <= 8 * h]
+        shapes = [s for s in shapes if h_fits(s)]
+        best: dict[int, tuple[int, int, int]] = {}
+        for s in sorted(shapes, key=lambda s: (s[1] * s[2], abs(s[1] - s[2]))):
+            best.setdefault(s[1] * s[2], s)
+        lines = _extents(spec, 2, sorted(best))
+        grids = [_grid(spec, True, best[size]) for size in lines]
+    else:
+        axes = [
+            _extents(spec, 0, list(SMOOTH)),
+            _extents(spec, 1, [2 * n for n in SMOOTH]),
+            _extents(spec, 2, [n for n in SMOOTH if n >= W // 2]),
+        ]
+        grids = [_grid(spec, False, (d, h, w)) for d in axes[0] for h in axes[1] for w in axes[2]]
+    return [g for g in grids if g is not None]
+
+
+def h_fits(shape: tuple[int, int, int]) -> bool:
+    return shape[1] <= 1024 and shape[2] <= 1024
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Sizes that follow from a grid, in elements unless said otherwise."""
+
+    half: int
+    rows: int  # of a column panel, filled up to whole vectors
+    panels: int
+    pitch: int
+    Q: int
+    F: int  # frequency vectors of a spectrum
+    block: int
+    own: int  # memory of one thread without spectra
+
+    @classmethod
+    def of(cls, spec: ConvSpec, grid: TileGrid) -> _Sizes:
+        W = isa.width(spec.dtype)
+        TD, TH, TW = grid.extent
+        half = TH // 2
+        Q, panels = -(-TD * half // W), -(-TW // W)
+        pitch, tile = panels * W, TD * TH * panels * W
+        block = W if spec.channels_last else 1
+        row = max(pitch, (grid.out[2] - 1) * spec.stride3[2] + (spec.kernel3[2] - 1) * spec.dilation3[2] + 1)
+        row = -(-row // W) * W + W
+        own = 2 * W + row + pitch + 2 * Q * W * pitch + 2 * W * pitch + block * tile * (1 + spec.channels_last) + W * W
+        return cls(half, Q * W, panels, pitch, Q, Q * TW, block, own)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A grid and how it is worked off, with an estimate in cycles of one core."""
+
+    grid: TileGrid
+    sizes: _Sizes
+    stages: bool
+    chunk: int
+    parts: int
+    tasks: int
+    cycles: float
+    transform: float  # cycles of everything but the products, over all tiles
+    flops: float  # of the products
+    bytes: float
+    packed: int
+    per_thread: int
+    shared: int
+
+
+def _ways(spec: ConvSpec, grid: TileGrid, threads: int, limit: int) -> list[_Way]:
+    """The ways to work off a grid that fit the limit."""
+    W, size = isa.width(spec.dtype), spec.itemsize
+    s = _Sizes.of(spec, grid)
+    C, OC, G = spec.C // spec.groups, spec.OC // spec.groups, spec.groups
+    items = spec.N * grid.count
+    TD, TH, TW = grid.extent
+    L2 = cache_sizes()[1]
+    # Cycles for a complex vector (measured): 2.4 per level, transposes, cutting or storing, one multiplication.
+    columns = TD * s.half * s.panels * (2.4 * log2(TD * s.half) + 8)
+    rows = s.F * (2.4 * log2(TW) + 6) + s.Q * s.panels * W * (2 * log2(W) + 4) + 300
+    one_way = (columns + rows) * (1.0 if s.F * 2 * W * size < L2 // 2 else 1.5)
+    if spec.channels_last:
+        one_way += TD * TH * s.panels * 12
+    spectrum = s.F * 2 * W  # elements
+    packed = _HEADER + spec.OC + 2 * W + prod(spec.weight_shape) + spec.OC * C * spectrum
+    moved = float(spec.input_bytes + spec.output_bytes + spec.OC * C * spectrum * size)
+    flops = 8.0 * items * G * OC * C * s.F * W
+    ways = []
+
+    def add(stages: bool, chunk: int, parts: int, tasks: int, cycles: float, transform: float, bytes: float, own: int,
+            shared: int) -> None:  # fmt: skip
+        per_thread, shared = workspace.aligned(own, size), workspace.aligned(shared, size)
+        if (per_thread * threads + shared + packed) * size <= limit:
+            ways.append(_Way(grid, s, stages, chunk, parts, tasks, cycles, transform, flops, bytes, packed, per_thread,
+                             shared))  # fmt: skip
+
+    if C == 1:
+        per_task = -(-G // s.block) * items
+        parts = min(OC, max(1, -(-2 * threads // per_task))) if OC > 1 else 1
+        own = s.own + (spectrum if OC > 1 else 0)
+        work = items * G * (one_way * (OC + parts) + OC * s.F * 4)
+        tasks = per_task * parts
+        cycles = work / tasks * -(-tasks // threads)
+        add(False, 1, parts, tasks, cycles, work, moved, own, 0)
+        return ways
+
+    transform = items * G * (C + OC) * (one_way + s.F * 4)
+    product = flops / 8 / W * 4 / 2 * 1.2  # 4 multiply-adds for each complex one, two a cycle
+    fit = (C + OC) * spectrum * size
+    # 1. a thread takes chunks of tiles through everything: spectra stay in its L2, weights come again for each chunk
+    for chunk in {min(items, c) for c in (1, 2, 3, 6, 12, 24)}:
+        chunks = -(-items // chunk)
+        tasks = G * chunks
+        weights = chunks * G * OC * C * spectrum * size / (30 if OC * C * spectrum * size < L2 // 2 else 8)
+        slow = 1.0 if fit * chunk < L2 * 3 // 4 else 1.15
+        small = 1.0 if chunk % 3 == 0 else 1.3
+        work = transform * slow + product * small * slow + weights
+        own = s.own + chunk * fit // size + chunk * C
+        add(False, chunk, 1, tasks, work / tasks * -(-tasks // threads), transform, moved, own, 0)
+    # 2. stages, each shared by all threads: weights come once, spectra go through L3
+    for chunk in {items, min(items, 96), min(items, 24)}:
+        launches = G * -(-items // chunk)
+        traffic = 2 * items * G * fit / 10 + launches * OC * C * spectrum * size / 8
+        work = transform + max(product, launches * OC * C * spectrum * size / 8) + traffic
+        shared = chunk * fit // size + chunk * C + W
+        add(True, chunk, 1, items * G * max(1, C // s.block), work / threads + launches * 3 * 6000, transform,
+            moved + 2.0 * items * G * fit, s.own, shared)  # fmt: skip
+    return ways
+
+
+def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+    """The cheapest tiles, their tables and memory."""
+    spec = _axes_last(spec)
+    ways = [way for grid in _candidates(spec) for way in _ways(spec, grid, threads, limit)]
+    if not ways:
+        return f"its smallest tiles and spectra exceed the workspace limit of {limit} bytes"
+    way = min(ways, key=lambda w: w.cycles)
+    return _params(spec, way, threads)
+
+
+def _params(spec: ConvSpec, way: _Way, threads: int) -> Params:
+    W, s, grid = isa.width(spec.dtype), way.sizes, way.grid
+    TD, TH, TW = grid.extent
+    fields, tables = geometry(spec, grid, s.pitch, s.block)
+    plans = [axis_plan(TD, 0), axis_plan(s.half, 1), axis_plan(TW, 0)]
+    untwist = [root(j, 4 * s.half) for j in range(s.half)]
+    constants = [np.array(p.constants) for p in plans]
+    constants.append(_pairs(np.array(untwist)))
+    constants.append(_twist(W, s, plans[1].roots, TW) if grid.line else np.empty(0))
+    at_table = np.cumsum([sum(len(t) for t in tables), *(len(p.passes) for p in plans)])
+    at_constant = np.cumsum([0, *(len(c) for c in constants)])
+    tables += [np.array(p.passes, np.int64) for p in plans]
+
+    C, OC = spec.C // spec.groups, spec.OC // spec.groups
+    weights_at = _HEADER + spec.OC
+    spectra_at = -(-(weights_at + prod(spec.weight_shape)) // W) * W
+    spectrum = s.F * 2 * W
+    tile = TD * TH * s.pitch
+    row = s.own - (2 * W + s.pitch + 2 * s.rows * s.pitch + 2 * W * s.pitch
+                   + s.block * tile * (1 + spec.channels_last) + W * W)  # fmt: skip
+    places = np.cumsum(
+        [2 * W, row, s.pitch, 2 * s.rows * s.pitch, 2 * W * s.pitch, s.block * tile,
+         s.block * tile * spec.channels_last, W * W]
+    )  # fmt: skip
+    # Spectra lie behind a thread's own memory, or (stages) at the front of the memory all threads share.
+    m_v = 0 if way.stages else int(places[-1])
+    m_y = m_v + way.chunk * C * spectrum
+    m_flags = m_y + way.chunk * OC * spectrum
+    together = max(1, 24576 // (s.rows * 2 * W * spec.itemsize))
+    fields += [
+        s.half, s.rows, s.panels, together, s.Q, s.F,
+        *(v for i in range(3) for v in (at_table[i], plans[i].count, at_constant[i])),
+        at_constant[3], at_constant[4], weights_at, spectra_at, way.parts, way.chunk, way.per_thread,
+        *places[:-1], m_v, m_y, m_flags, way.shared,
+    ]  # fmt: skip
+    if len(fields) != k.ALL_FIELDS:
+        raise AssertionError(f"{len(fields)} fields, the kernels expect {k.ALL_FIELDS} ({FIELDS} of tiles)")
+    # The dispatcher takes `transform` as work at a tenth of the multiply-add peak, two vectors a cycle.
+    cost = Cost(way.flops, way.bytes, way.transform * 0.4 * W, way.tasks)
+    size = spectra_at + spec.OC * C * spectrum
+    total = (way.per_thread * threads + way.shared + size) * spec.itemsize
+    return Params(
+        grid, np.array(fields, np.int64), np.concatenate(tables), np.concatenate(constants).astype(spec.dtype), size,
+        weights_at, spectra_at, way.stages, way.chunk, way.tasks, threads, way.per_thread, way.shared, total, cost,
+    )  # fmt: skip
+
+
+def _pairs(z: np.ndarray) -> np.ndarray:
+    return np.stack([z.real, z.imag], -1).reshape(-1)
+
+
+def _twist(W: int, s: _Sizes, roots: tuple[tuple[int, int], ...], TW: int) -> np.ndarray:
+    """For row b of a line and place w: the root of row b to the power w / TW, as complex vectors of W rows."""
+    numerators = np.zeros(s.rows, np.int64)
+    numerators[: s.half] = [a for a, _ in roots]
+    period = roots[0][1] * TW
+    turns = (numerators[:, None] * np.arange(TW) % period) / period  # [row, w]
+    z = np.exp(2j * np.pi * turns).reshape(s.Q, W, TW).transpose(0, 2, 1)  # [panel, w, lane]
+    return np.stack([z.real, z.imag], 2).reshape(-1)
+
+
+def cost(spec: ConvSpec, params: Params) -> Cost:
+    return params.cost
+
+
+# ---- running -----------------------------------------------------------------------------------------------------
+
+
+def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
+    """Header, the weights as they are (for tiles that must be computed directly), then their spectra."""
+    packed = _aligned(params.packed_size, spec.dtype)
+    packed[params.weights_at : params.weights_at + weight.size] = weight.reshape(-1)
+    scratch = workspace.scratch(spec.dtype, params.per_thread * params.threads + params.shared, 1)
+    arrays = (params.geometry, params.tables, params.constants, packed, scratch)
+    threads.run(k.transform_weights, spec.OC, arrays, params.threads)
+    # The kernel left each filter's sum of |w|; a sum that is not a moderate number marks a filter to do directly.
+    info = np.finfo(spec.dtype)
+    sums = packed[_HEADER : _HEADER + spec.OC]
+    usable = sums < info.max / 2**20
+    largest = float(sums.max(initial=1, where=usable))
+    sums[:] = ~usable
+    packed[0] = float(info.max) / 64 / (spec.C // spec.groups) / largest
+    packed[1] = 2.0**-12 / (info.eps / 2)
+    return packed
+
+
+def _aligned(elements: int, dtype: str) -> np.ndarray:
+    """Vectors of spectra must not straddle cache lines."""
+    raw = np.empty(elements + 64, dtype)
+    start = -raw.ctypes.data % 64 // raw.itemsize
+    return raw[start : start + elements]
+
+
+def run(
+    spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue
+) -> None:
+    scratch = workspace.scratch(spec.dtype, params.per_thread * params.threads + params.shared, 1)
+    fixed = (params.tables, params.constants, x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out)
+    if spec.C == spec.groups:
+        threads.run(k.pointwise, params.tasks, (params.geometry, *fixed, scratch), params.threads)
+        return
+
+    def launch(stage: int, tasks: int, group: int = 0, first: int = 0) -> None:
+        where = np.array([stage, group, first], np.int64)
+        threads.run(k.channelwise, tasks, (params.geometry, where, *fixed, scratch), params.threads)
+
+    if not params.stages:
+        launch(k.ALL, params.tasks)
+        return
+    block, C, OC = int(params.geometry[k.BLOCK]), spec.C // spec.groups, spec.OC // spec.groups
+    items = spec.N * params.grid.count
+    for group in range(spec.groups):
+        for first in range(0, items, params.chunk):
+            here = min(params.chunk, items - first)
+            launch(k.FORWARD, here * -(-C // block), group, first)
+            launch(k.PRODUCT, int(params.geometry[k.F]), group, first)
+            launch(k.INVERSE, here * -(-OC // block), group, first)
