@@ -3,8 +3,8 @@
     out[n, o, i] = sum over c, k of w[o, c, k] * x[n, c, i * stride + k * dilation - padding]
 
 What lies outside x is a value like any other (zero with padding_mode "zeros"): an infinite or NaN weight on top of
-it gives NaN, as it does when x is padded in memory. Sums of floats are accumulated in float64 and rounded once, sums
-of integers in int64.
+it gives NaN, as it does when x is padded in memory. Sums of floats are accumulated in float64, those of integers in
+int64, and what each addition loses is added at the end (Knuth's TwoSum), so that float64 has an oracle too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fastconv.spec import PADDING_MODES, ConvSpec
 
 NAME = "reference"
 ACCURACY = "exact"
-ERROR_BOUND = 1.5  # units of u (|w| * |x|): one rounding of the sum, one of the bias
-NOTE = "plain loops, accumulated in float64"
+ERROR_BOUND = 2.5  # in float64 each product and the sum are rounded once; float32 only rounds the sum
+NOTE = "plain loops, compensated sums in float64"
 
 _REFLECT, _REPLICATE, _CIRCULAR = (PADDING_MODES.index(mode) for mode in ("reflect", "replicate", "circular"))
 
@@ -122,6 +122,7 @@ def _rows(thread, counter, tasks, geometry, x, w, out, bias, residual, constants
         first = image * xn + channel // OCG * IC * xc
         for column in range(OW):
             total = w.dtype.type(0)
+            lost = w.dtype.type(0)
             tap = channel * IC * KD * KH * KW
             for c in range(IC):
                 for kd in range(KD):
@@ -130,11 +131,17 @@ def _rows(thread, counter, tasks, geometry, x, w, out, bias, residual, constants
                         h = _inside(row * SH + kh * DH - PH, IH, mode)
                         for kw in range(KW):
                             v = _inside(column * SW + kw * DW - PW, IW, mode)
+                            value = w.dtype.type(0)
                             if d >= 0 and h >= 0 and v >= 0:
-                                total += w[tap] * x[first + c * xc + d * xd + h * xh + v * xw]
-                            else:
-                                total += w[tap] * w.dtype.type(0)
+                                value += x[first + c * xc + d * xd + h * xh + v * xw]
+                            product = w[tap] * value
+                            before = total
+                            total += product
+                            added = total - before
+                            lost += (before - (total - added)) + (product - added)
                             tap += 1
+            if total - total == 0:  # finite: in an infinite sum, what was lost is NaN
+                total += lost
             target = image * on + channel * oc + plane * od + row * oh + column * ow
             out[target] = total
             store_row(out, target, out, target, 1, bias_of(bias, channel), residual, constants)
