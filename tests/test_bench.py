@@ -76,8 +76,8 @@ def test_tables_are_aligned():
 
 
 RESULTS = [
-    result(SMALL, fastconv=1e-3, direct=1e-3, im2col=8e-4, torch=2e-3, torch_nhwc=3e-3, ncnn=1e-3),
-    result(SMALL.replace("net:conv1*3", "net:conv2"), fastconv=1e-3, direct=1e-3, im2col=2e-3, torch=9e-3,
+    result(SMALL, fastconv=1e-3, reference=8e-4, torch=2e-3, torch_nhwc=3e-3, ncnn=1e-3),
+    result(SMALL.replace("net:conv1*3", "net:conv2"), fastconv=1e-3, reference=2e-3, torch=9e-3,
            torch_nhwc=8e-3),
     result(SMALL, threads=2, fastconv=5e-4, torch=2e-3),
 ]  # fmt: skip
@@ -100,7 +100,7 @@ def test_functional_calls_are_compared_with_functional_peers_only():
 
 def test_regret_and_speed_up():
     (first, found, best), (second, *_) = report.regrets(RESULTS[:2])
-    assert (first, found, best, second) == (pytest.approx(1.25), RESULTS[0], "im2col", 1)
+    assert (first, found, best, second) == (pytest.approx(1.25), RESULTS[0], "reference", 1)
     assert "worst 1.25, fastest chosen 1 times" in report.regret_table(RESULTS)
     assert report.scaling_table(RESULTS).splitlines()[-1].split() == ["2", "2.00", "2.00", "net/conv1"]
 
@@ -184,7 +184,8 @@ def test_a_real_run_reports_and_can_be_read_back(tmp_path, capsys):
     results, _ = report.read_csv(out / "layers.csv")
     assert [found.layer.name for found in results] == ["net:conv1*3", "signal"]
     for found in results:
-        assert {runner.PREPARED, runner.FUNCTIONAL, "reference", found.algorithm} <= set(found.timings)
+        assert {runner.PREPARED, runner.FUNCTIONAL, "reference"} <= set(found.timings)
+        assert len(found.algorithms()) > 1
         assert all(0 < timing.best <= timing.median for timing in found.timings.values())
         assert found.problems == {}
     assert bench.main(["--load", str(out / "layers.csv"), "--out", str(out), "--markdown", str(table)]) == 0

@@ -124,13 +124,13 @@ def layer_table(results: Sequence[Result]) -> str:
     headers = ["layer", "algorithm", "ms", "GFLOP/s", "% roof", *others, *(f"{name} (ratio)" for name in peers)]
     rows = []
     for result in results:
-        time = result.timings[ours].best
-        speed = [milliseconds(time), f"{result.gflops(ours):.1f}", f"{result.roof_percent(ours):.0f}"]
+        timing = result.timings[ours]
+        speed = [milliseconds(timing.best), f"{result.gflops(timing):.1f}", f"{result.roof_percent(timing):.0f}"]
         row = [result.layer.short_name, result.algorithm, *speed]
         row += [milliseconds(result.timings[name].best) if name in result.timings else "-" for name in others]
         for name in peers:
             theirs = result.seconds(name)
-            row.append("-" if theirs is None else f"{milliseconds(theirs)} ({ratio_text(theirs / time)})")
+            row.append("-" if theirs is None else f"{milliseconds(theirs)} ({ratio_text(theirs / timing.best)})")
         rows.append(row)
     return text_table(headers, rows, left=2)
 
@@ -151,10 +151,10 @@ def worst_table(results: Sequence[Result], comparison: Comparison, group: str, c
     for ratio, i in ranked[:count]:
         result = results[i]
         theirs = min(comparison.groups[group], key=lambda name: result.seconds(name) or float("inf"))
-        ours = result.timings[comparison.ours].best
+        ours = result.timings[comparison.ours]
         rows.append(
             [f"{result.layer.suite}/{result.layer.short_name}", result.algorithm, theirs, ratio_text(ratio),
-             milliseconds(ours), f"{result.roof_percent(comparison.ours):.0f}"]
+             milliseconds(ours.best), f"{result.roof_percent(ours):.0f}"]
         )  # fmt: skip
     return text_table(["layer", "algorithm", "peer", "ratio", "ms", "% roof"], rows, left=3)
 
@@ -163,10 +163,10 @@ def regrets(results: Sequence[Result]) -> list[tuple[float, Result, str]]:
     """(time chosen / time of the best algorithm, layer, best algorithm), the greatest regret first."""
     found = []
     for result in results:
-        algorithms = [name for name in result.timings if name not in CONTESTANTS and name not in (PREPARED, FUNCTIONAL)]
-        if len(algorithms) > 1 and result.algorithm in algorithms:
-            best = min(algorithms, key=lambda name: result.timings[name].best)
-            found.append((result.timings[result.algorithm].best / result.timings[best].best, result, best))
+        times = {name: timing.best for name, timing in result.algorithms().items()}
+        if len(times) > 1 and result.algorithm in times:
+            best = min(times, key=times.__getitem__)
+            found.append((times[result.algorithm] / times[best], result, best))
     return sorted(found, key=lambda item: -item[0])
 
 
@@ -177,7 +177,7 @@ def regret_table(results: Sequence[Result], count: int = 10) -> str:
         return ""
     rows = [
         [f"{result.layer.suite}/{result.layer.short_name}", result.algorithm, best, f"{regret:.2f}",
-         milliseconds(result.timings[result.algorithm].best), milliseconds(result.timings[best].best)]
+         milliseconds(result.algorithms()[result.algorithm].best), milliseconds(result.algorithms()[best].best)]
         for regret, result, best in found[:count]
         if regret > 1
     ]  # fmt: skip
@@ -191,15 +191,14 @@ def regret_table(results: Sequence[Result], count: int = 10) -> str:
 
 def direct_table(results: Sequence[Result]) -> str:
     """The direct algorithm on the compute-bound 3x3 layers of ResNet-50, in % of the multiply-add peak."""
-    rows = [
-        [r.layer.suite, r.layer.short_name, f"{r.layer.c}->{r.layer.oc} {'x'.join(map(str, r.layer.spatial))}",
-         milliseconds(r.timings["direct"].best), f"{r.gflops('direct'):.1f}", f"{r.roof_percent('direct'):.1f}"]
-        for r in results
-        if r.layer.suite.startswith("resnet50") and r.layer.kernel == (3, 3) and "direct" in r.timings
-    ]  # fmt: skip
-    return (
-        text_table(["suite", "layer", "channels and size", "direct ms", "GFLOP/s", "% peak"], rows, 3) if rows else ""
-    )
+    rows = []
+    for r in results:
+        direct = r.algorithms().get("direct")
+        if direct and r.layer.suite.startswith("resnet50") and r.layer.kernel == (3, 3):
+            sizes = f"{r.layer.n}x{r.layer.c}x{'x'.join(map(str, r.layer.spatial))} -> {r.layer.oc}"
+            speed = [milliseconds(direct.best), f"{r.gflops(direct):.1f}", f"{r.roof_percent(direct):.1f}"]
+            rows.append([r.layer.suite, r.layer.short_name, sizes, *speed])
+    return text_table(["suite", "layer", "size", "direct ms", "GFLOP/s", "% peak"], rows, 3) if rows else ""
 
 
 def scaling_table(results: Sequence[Result], seconds: float = 1e-3) -> str:
@@ -287,8 +286,8 @@ def csv_rows(results: Iterable[Result]) -> Iterable[dict[str, Any]]:
                 "ms": f"{1e3 * timing.best:.6g}",
                 "median_ms": f"{1e3 * timing.median:.6g}",
                 "samples": timing.samples,
-                "gflops": f"{result.gflops(name):.2f}",
-                "roof_percent": f"{result.roof_percent(name):.1f}",
+                "gflops": f"{result.gflops(timing):.2f}",
+                "roof_percent": f"{result.roof_percent(timing):.1f}",
             }
         for name, note in result.notes.items():
             yield common | {"contestant": name, "note": note}

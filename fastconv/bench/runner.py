@@ -62,17 +62,24 @@ class Result:
         """The shortest time among the contestants named, None if none of them ran."""
         return min((self.timings[name].best for name in names if name in self.timings), default=None)
 
+    def algorithms(self) -> dict[str, Timing]:
+        """Every algorithm timed, the chosen one by the prepared contestant."""
+        found = {module.NAME: self.timings[module.NAME] for module in CANDIDATES if module.NAME in self.timings}
+        if PREPARED in self.timings:
+            found.setdefault(self.algorithm, self.timings[PREPARED])
+        return found
+
     @property
     def problems(self) -> dict[str, str]:
         """Notes on contestants that should have run and did not."""
         return {name: note for name, note in self.notes.items() if note.startswith((FAILED, DIFFERS))}
 
-    def gflops(self, name: str) -> float:
+    def gflops(self, timing: Timing) -> float:
         """Speed counted as the direct method, whatever the algorithm really computes."""
-        return self.layer.spec.flops / self.timings[name].best / 1e9
+        return self.layer.spec.flops / timing.best / 1e9
 
-    def roof_percent(self, name: str) -> float:
-        return 100e9 * self.gflops(name) / self.roof
+    def roof_percent(self, timing: Timing) -> float:
+        return 100e9 * self.gflops(timing) / self.roof
 
 
 @contextmanager
@@ -248,8 +255,6 @@ def time_layer(
             continue
         calls[name] = call
     result.timings = interleave(calls, seconds, min_rounds, PAUSE if threads > 1 else 0.0, first)
-    if PREPARED in calls and algorithms:
-        result.timings.setdefault(plan.algorithm, result.timings[PREPARED])
     return result
 
 
