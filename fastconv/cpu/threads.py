@@ -172,7 +172,7 @@ def _call(typingctx: Any, address: Any, thread: Any, counter: Any, tasks: Any, a
     return signature, codegen
 
 
-@kernel(parallel=True)
+@kernel(parallel=True, _nrt=True)
 def _launch(address, threads, counter, tasks, arrays):  # type: ignore[no-untyped-def]
     for thread in prange(threads):
         _call(address, thread, counter, tasks, arrays)

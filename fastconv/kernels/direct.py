@@ -23,6 +23,7 @@ from fastconv.cpu import isa, threads, workspace
 from fastconv.cpu.caches import cache_sizes
 from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.microkernel import gemm_block, widest
+from fastconv.cpu.rows import fill_row
 from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
 from fastconv.kernels import pack
 from fastconv.kernels.common import Cost
@@ -268,8 +269,7 @@ def _pack_tile(geometry, tables, x, n, channel, channels, od, oh0, ow0, dst, d0)
                         row = place + (i * (TH + hh) + j) * pitch
                         if from_d < 0 or from_h < 0:
                             for c in range(channels):
-                                for k in range(pitch):
-                                    dst[row + c * c_pitch + k] = dst.dtype.type(0)
+                                fill_row(dst, row + c * c_pitch, pitch)
                         elif channels_last:
                             x0 = (((n * ID + from_d) * IH + from_h) * IW) * channels_all + channel
                             pack_rows_last(
@@ -283,9 +283,7 @@ def _pack_tile(geometry, tables, x, n, channel, channels, od, oh0, ow0, dst, d0)
                                     x, x0, 1, tables, src_w, count_w, pw, IW, first_w, sw, pitch, dst, row + c * c_pitch
                                 )
     # The last vector of the last row may read past the tile: keep old scratch (denormals are slow) out of it.
-    end = d0 + channels * c_pitch
-    for k in range(8 * vector_width(dst)):
-        dst[end + k] = dst.dtype.type(0)
+    fill_row(dst, d0 + channels * c_pitch, 8 * vector_width(dst))
 
 
 @inline

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.cpu.jit import inline
+from fastconv.cpu.rows import add_row, add_rows, copy_row
 
 #: Activation name -> code. Parameters: leaky_relu (slope), clip (low, high).
 ACTIVATIONS = {
@@ -114,12 +115,9 @@ def activate(out, o0, n, constants):  # type: ignore[no-untyped-def]
 @inline
 def store_row(src, s0, out, o0, n, bias, residual, constants):  # type: ignore[no-untyped-def]
     """out[o0 : o0+n] = activation(src[s0 : s0+n] + bias + residual[o0 : o0+n]); `bias` is this channel's value."""
+    add_row(src, s0, out, o0, n, bias)
     if residual.size:
-        for i in range(n):
-            out[o0 + i] = src[s0 + i] + bias + residual[o0 + i]
-    else:
-        for i in range(n):
-            out[o0 + i] = src[s0 + i] + bias
+        add_rows(out, o0, residual, o0, out, o0, n)
     if constants[0] != 0:
         activate(out, o0, n, constants)
 
@@ -128,14 +126,11 @@ def store_row(src, s0, out, o0, n, bias, residual, constants):  # type: ignore[n
 def store_channels(src, s0, out, o0, n, bias, b0, residual, constants):  # type: ignore[no-untyped-def]
     """The same for n channels of one pixel in a channels-last output: the bias runs along with the row."""
     if bias.size:
-        for i in range(n):
-            out[o0 + i] = src[s0 + i] + bias[b0 + i]
+        add_rows(src, s0, bias, b0, out, o0, n)
     else:
-        for i in range(n):
-            out[o0 + i] = src[s0 + i]
+        copy_row(src, s0, out, o0, n)
     if residual.size:
-        for i in range(n):
-            out[o0 + i] += residual[o0 + i]
+        add_rows(out, o0, residual, o0, out, o0, n)
     if constants[0] != 0:
         activate(out, o0, n, constants)
 

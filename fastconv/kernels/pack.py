@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastconv.cpu.jit import inline
+from fastconv.cpu.rows import copy_every_second, copy_row
 from fastconv.cpu.simd import transpose_block, vector_width
 from fastconv.spec import ConvSpec
 
@@ -83,8 +84,9 @@ def pack_row(x, x0, step, sources, s0, count, lo, size, first, stride, extent, d
     _edge(x, x0, step, sources, s0, count, first, stride, 0, begin, dst, d0)
     start, stride_x = x0 + (first - lo) * step, stride * step
     if stride_x == 1:
-        for e in range(begin, end):
-            dst[d0 + e] = x[start + e]
+        copy_row(x, start + begin, dst, d0 + begin, end - begin)
+    elif stride_x == 2:
+        copy_every_second(x, start + 2 * begin, dst, d0 + begin, end - begin)
     else:
         for e in range(begin, end):
             dst[d0 + e] = x[start + e * stride_x]

@@ -1,0 +1,167 @@
+"""Row operations as explicit vectors: copy, gather by 2, add. The tail of a row is one masked vector.
+
+LLVM's loop vectoriser runs 64 floats at a time and the rest one by one; most rows of a feature map are shorter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastconv.cpu.simd import I32, I64, Emitter, array_pointer, element_dtype, i64
+
+I1 = ir.IntType(1)
+
+
+class _Row:
+    """Access to one row at the vector that starts at element `at`: whole, or its first lanes under a mask."""
+
+    def __init__(self, e: Emitter, at: Any, mask: Any) -> None:
+        self.e, self.b, self.at, self.mask = e, e.builder, at, mask
+
+    def _masked(self, name: str, result: ir.Type, arguments: list[Any]) -> Any:
+        kind = ir.FunctionType(result, [a.type for a in arguments])
+        suffix = f"v{self.e.width}{'f' if self.e.is_float else 'i'}{8 * self.e.itemsize}.p0"
+        return self.b.call(cgutils.get_or_insert_function(self.b.module, kind, f"llvm.masked.{name}.{suffix}"), arguments)
+
+    def load(self, row: Any, offset: Any = None) -> Any:
+        """The row's vector here (or `offset` elements from its start); masked lanes are zero and never touched."""
+        e, b = self.e, self.b
+        pointer = b.gep(row, [self.at if offset is None else offset])
+        if self.mask is None:
+            return e.load(pointer)
+        pointer = b.bitcast(pointer, e.vector.as_pointer())
+        return self._masked("load", e.vector, [pointer, ir.Constant(I32, e.itemsize), self.mask, e.constant(0)])
+
+    def store(self, value: Any, row: Any) -> None:
+        e, b = self.e, self.b
+        pointer = b.gep(row, [self.at])
+        if self.mask is None:
+            e.store(value, pointer)
+            return
+        pointer = b.bitcast(pointer, e.vector.as_pointer())
+        self._masked("store", ir.VoidType(), [value, pointer, ir.Constant(I32, e.itemsize), self.mask])
+
+
+def _first_lanes(e: Emitter, count: Any) -> Any:
+    """Mask of lanes below `count`."""
+    b, many = e.builder, ir.VectorType(I64, e.width)
+    lanes = ir.Constant(many, list(range(e.width)))
+    undefined = ir.Constant(many, ir.Undefined)
+    one = b.insert_element(undefined, count, ir.Constant(I32, 0))
+    splat = b.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, e.width), [0] * e.width))
+    return b.icmp_signed("<", lanes, splat)
+
+
+def _for_row(e: Emitter, n: Any, body: Callable[[_Row], None]) -> None:
+    """Run `body` on every whole vector of an n-element row, then once more on what is left, masked."""
+    b = e.builder
+    whole = b.and_(n, i64(-e.width))
+    entry = b.block
+    loop, tail, masked, done = (b.append_basic_block(name) for name in ("row", "tail", "masked", "row_end"))
+    b.cbranch(b.icmp_signed("<", i64(0), whole), loop, tail)
+    b.position_at_end(loop)
+    at = b.phi(I64)
+    at.add_incoming(i64(0), entry)
+    body(_Row(e, at, None))
+    following = b.add(at, i64(e.width))
+    at.add_incoming(following, b.block)
+    b.cbranch(b.icmp_signed("<", following, whole), loop, tail)
+    b.position_at_end(tail)
+    left = b.sub(n, whole)
+    b.cbranch(b.icmp_signed(">", left, i64(0)), masked, done)
+    b.position_at_end(masked)
+    body(_Row(e, whole, _first_lanes(e, left)))
+    b.branch(done)
+    b.position_at_end(done)
+
+
+@intrinsic
+def copy_row(typingctx: Any, src: Any, s0: Any, dst: Any, d0: Any, n: Any) -> Any:
+    """dst[d0 + i] = src[s0 + i], i < n."""
+    dtype, size = element_dtype(src, dst), types.int64
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        source = array_pointer(context, b, sig.args[0], a[0], a[1])
+        target = array_pointer(context, b, sig.args[2], a[2], a[3])
+        _for_row(Emitter(b, dtype), a[4], lambda row: row.store(row.load(source), target))
+        return context.get_dummy_value()
+
+    return types.void(src, size, dst, size, size), codegen
+
+
+@intrinsic
+def copy_every_second(typingctx: Any, src: Any, s0: Any, dst: Any, d0: Any, n: Any) -> Any:
+    """dst[d0 + i] = src[s0 + 2*i], i < n. Reads nothing beyond src[s0 + 2*n - 2]."""
+    dtype, size = element_dtype(src, dst), types.int64
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        e = Emitter(b, dtype)
+        source = array_pointer(context, b, sig.args[0], a[0], a[1])
+        target = array_pointer(context, b, sig.args[2], a[2], a[3])
+        end = b.sub(b.add(a[4], a[4]), i64(1))  # elements of the source row
+
+        def body(row: _Row) -> None:
+            first = b.add(row.at, row.at)
+            second = b.add(first, i64(e.width))
+            halves = []
+            for place in (first, second):
+                # A whole vector's last element may be one past the end: every load is masked by what is left.
+                reader = _Row(e, place, _first_lanes(e, b.sub(end, place)))
+                halves.append(reader.load(source))
+            row.store(e.shuffle(halves[0], halves[1], range(0, 2 * e.width, 2)), target)
+
+        _for_row(e, a[4], body)
+        return context.get_dummy_value()
+
+    return types.void(src, size, dst, size, size), codegen
+
+
+@intrinsic
+def fill_row(typingctx: Any, dst: Any, d0: Any, n: Any) -> Any:
+    """dst[d0 + i] = 0, i < n."""
+    dtype, size = element_dtype(dst), types.int64
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        e = Emitter(b, dtype)
+        target = array_pointer(context, b, sig.args[0], a[0], a[1])
+        _for_row(e, a[2], lambda row: row.store(e.constant(0), target))
+        return context.get_dummy_value()
+
+    return types.void(dst, size, size), codegen
+
+
+@intrinsic
+def add_row(typingctx: Any, src: Any, s0: Any, dst: Any, d0: Any, n: Any, value: Any) -> Any:
+    """dst[d0 + i] = src[s0 + i] + value, i < n."""
+    dtype, size = element_dtype(src, dst), types.int64
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        e = Emitter(b, dtype)
+        source = array_pointer(context, b, sig.args[0], a[0], a[1])
+        target = array_pointer(context, b, sig.args[2], a[2], a[3])
+        splat = e.splat(a[5])
+        _for_row(e, a[4], lambda row: row.store(e.add(row.load(source), splat), target))
+        return context.get_dummy_value()
+
+    return types.void(src, size, dst, size, size, src.dtype), codegen
+
+
+@intrinsic
+def add_rows(typingctx: Any, src: Any, s0: Any, other: Any, r0: Any, dst: Any, d0: Any, n: Any) -> Any:
+    """dst[d0 + i] = src[s0 + i] + other[r0 + i], i < n."""
+    dtype, size = element_dtype(src, other, dst), types.int64
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        e = Emitter(b, dtype)
+        source = array_pointer(context, b, sig.args[0], a[0], a[1])
+        second = array_pointer(context, b, sig.args[2], a[2], a[3])
+        target = array_pointer(context, b, sig.args[4], a[4], a[5])
+        _for_row(e, a[6], lambda row: row.store(e.add(row.load(source), row.load(second)), target))
+        return context.get_dummy_value()
+
+    return types.void(src, size, other, size, dst, size, size), codegen
