@@ -1,0 +1,363 @@
+"""Depthwise convolution: one input channel per output, no sums over channels, and so no matrix product.
+
+What bounds it is moving data, between memory and the core and between L1 and the registers. Rolling windows
+(`cpu/window.py`) load each input vector once for all the output rows that it belongs to. Rows are read where they lie:
+for zero padding, cells outside the image are lanes that a masked load leaves at zero, and only windows on the border
+pay for masks. Strides, other padding modes and rows a page apart are packed first, a tile of one channel in L1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import gcd
+
+import numpy as np
+
+from fastconv.cpu import isa, workspace
+from fastconv.cpu import threads as pool
+from fastconv.cpu.jit import inline, kernel
+from fastconv.cpu.rows import add_rows, fill_row
+from fastconv.cpu.simd import claim, unpack, vector_width
+from fastconv.cpu.window import CHUNK, MOST_TAPS, heights, window
+from fastconv.kernels import pack
+from fastconv.kernels.common import Cost
+from fastconv.kernels.epilogue import Epilogue, activate
+from fastconv.kernels.pack import pack_row
+from fastconv.spec import ConvSpec
+
+NAME = "depthwise"
+ACCURACY = "exact"
+ERROR_BOUND = 16.0
+NOTE = "sums of at most 512 terms, added in blocks"
+
+MOST_TERMS = 512  # longest chain of roundings, as in the direct convolution
+TILE = 24 << 10  # bytes of a packed tile: half of L1, the other half holds outputs
+TASK = 30_000  # cycles that make a task worth claiming
+
+
+@dataclass(frozen=True)
+class Params:
+    geometry: np.ndarray
+    tables: np.ndarray
+    no_bias: np.ndarray
+    tasks: int
+    threads: int
+    per_thread: int
+    workspace: int
+    cost: Cost
+
+
+def refuses(spec: ConvSpec) -> str | None:
+    if not spec.is_depthwise:
+        return f"it has {spec.C // spec.groups} input channels per group, depthwise means 1"
+    return None
+
+
+# ---- the plan ----------------------------------------------------------------------------------------------------
+
+
+def _chunks(spec: ConvSpec, d: pack.Axis, h: pack.Axis, place: tuple[int, int, int], phases: int) -> list[list[int]]:
+    """Kernel rows in runs along h that share loaded vectors; `place` is the pitch of (d, phase of h, row)."""
+    _, KH, KW = spec.kernel3
+    most = max(1, min(MOST_TAPS, MOST_TERMS // KW)) if _row_step(spec) == 1 else 1
+    chunks = []
+    for i, (pd, qd) in enumerate(d.taps):
+        for phase in range(len(h.phases)):
+            rows = sorted((q, k) for k, (p, q) in enumerate(h.taps) if p == phase)
+            parts = -(-len(rows) // most)
+            bounds = [len(rows) * part // parts for part in range(parts + 1)]
+            for begin, end in pairwise(bounds):
+                q, k = rows[begin]
+                at = qd * place[0] + (pd * len(h.phases) + phase) * place[1] * phases + q * place[2]
+                chunks.append([at, end - begin, (i * KH + k) * KW, q])
+    return chunks
+
+
+def _row_step(spec: ConvSpec) -> int:
+    """Rows between neighbouring taps of one stride phase."""
+    return spec.dilation3[1] // gcd(spec.dilation3[1], spec.stride3[1]) if spec.kernel3[1] > 1 else 1
+
+
+def _passes(chunks: list[list[int]], KW: int) -> list[list[int]]:
+    """(first chunk, chunks, first tap across, taps across) in sums of at most MOST_TERMS terms."""
+    if KW > MOST_TERMS:
+        return [[c, 1, s, min(MOST_TERMS, KW - s)] for c in range(len(chunks)) for s in range(0, KW, MOST_TERMS)]
+    passes: list[list[int]] = []
+    room = 0
+    for c, (_, taps, _, _) in enumerate(chunks):
+        if taps * KW > room:
+            passes.append([c, 0, 0, KW])
+            room = MOST_TERMS
+        passes[-1][1] += 1
+        room -= taps * KW
+    return passes
+
+
+def _best_heights(most: int) -> list[int]:
+    """For every number of rows the window height that computes the fewest rows twice."""
+    def best(rows: int) -> int:
+        return min((h for h in heights() if h <= rows), key=lambda h: (-(-rows // h) * (h + 2), -h))
+
+    return [0, *map(best, range(1, most + 1))]
+
+
+def _masks(spec: ConvSpec, taps: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, int, int]:
+    """Lanes inside the image per (column of vectors, tap), and the range of columns that need no mask."""
+    W, OW, IW, lo = isa.width(spec.dtype), spec.output3[2], spec.input3[2], spec.padding3[2][0]
+    start = np.minimum(np.arange(-(-OW // W)) * W, max(OW - W, 0))
+    cell = start[:, None, None] + np.array([q for _, q in taps])[None, :, None] + np.arange(W) - lo
+    inside = (cell >= 0) & (cell < IW)
+    whole = np.flatnonzero(inside.all(axis=(1, 2)))
+    begin, end = (int(whole[0]), int(whole[-1]) + 1) if len(whole) else (len(start), len(start))
+    return (inside << np.arange(W)).sum(axis=2).astype(np.int64).reshape(-1), begin, end
+
+
+def _in_place(spec: ConvSpec) -> bool:
+    """Whether windows can read the input where it lies."""
+    aliased = spec.input3[2] * spec.itemsize % 2048 == 0 and spec.kernel3[1] > 5  # rows that share cache sets
+    return (
+        not spec.channels_last
+        and max(spec.stride3) == 1
+        and spec.padding_mode == "zeros"
+        and spec.padding3[0] == (0, 0)
+        and spec.kernel3[2] <= MOST_TERMS
+        and spec.output3[1] > 1
+        and not aliased
+        and isa.name() != "baseline"  # no masked loads
+    )
+
+
+def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+    d, h, w = (pack.axis(spec, i) for i in range(3))
+    W, size, M = isa.width(spec.dtype), spec.itemsize, spec.OC // spec.C
+    (ID, IH, IW), (OD, OH, OW), (_, _, KW) = spec.input3, spec.output3, spec.kernel3
+    nh, nw = len(h.phases), len(w.phases)
+    in_place = _in_place(spec)
+    phases = len(d.phases) * nh * nw * (1 + d.halo)
+    tallest = max(heights())
+
+    # 1. The tile: whole rows if a few of them fit L1, else a part of each.
+    TH, TW = OH, OW
+    if not in_place:
+        least = min(OH, tallest) + h.halo
+        TW = min(OW, max(2 * W, (TILE // size // (phases * least) - w.halo) // W * W))
+        TH = min(OH, max(min(OH, tallest), TILE // size // (phases * (TW + w.halo)) - h.halo))
+        if TH < OH:
+            TH = TH // tallest * tallest
+    pitch = IW if in_place else TW + w.halo
+    pitch += W if pitch * size % 1024 == 0 and not in_place else 0
+    plane = (TH + h.halo) * pitch
+    packed = workspace.aligned(0 if in_place else phases * plane + 2 * W, size)
+    sums = workspace.aligned(TH * TW + W if spec.channels_last else 0, size)
+    per_thread = packed + sums
+    if per_thread * size * threads > limit:
+        return f"a tile of {per_thread * size} bytes for each thread exceeds the workspace limit of {limit} bytes"
+
+    # 2. Tasks: some channels of an image, or some rows of a large one.
+    vectors = M * OH * -(-OW // W) * spec.K
+    cycles = 0.7 * vectors + 200 + OH * 10
+    group = max(1, min(spec.C, int(TASK / cycles), -(-spec.N * spec.C * OD // (4 * threads))))
+    rows = OH
+    if spec.N * spec.C * OD < 4 * threads and cycles > TASK:
+        parts = min(-(-8 * threads // (spec.N * spec.C * OD)), int(cycles / TASK) + 1)
+        rows = min(OH, (OH - 1) // (parts * tallest) * tallest + tallest)
+    if not in_place:
+        TH = min(TH, rows)
+    tasks = spec.N * OD * -(-spec.C // group) * -(-OH // rows)
+
+    # 3. Tables.
+    tap_w = np.array([p * plane + q for p, q in w.taps] if not in_place else [q for _, q in w.taps], np.int64)
+    depth = (TH + h.halo) * pitch
+    if in_place:
+        chunks = _chunks(spec, d, h, (IH * IW, 0, IW), 1)
+    else:
+        # Packed: dst[phase d][phase h][phase w][row d][row h][column].
+        plane = (1 + d.halo) * depth
+        tap_w = np.array([p * plane + q for p, q in w.taps], np.int64)
+        chunks = _chunks(spec, d, h, (depth, plane, pitch), nw)
+    passes = _passes(chunks, KW)
+    masks, begin, end = _masks(spec, w.taps)
+    fold = OH == 1 and all(chunk[1] == 1 for chunk in chunks)
+    sections = [
+        np.array(chunks, np.int64).reshape(-1),
+        tap_w,
+        np.array(passes, np.int64).reshape(-1),
+        masks,
+        -((pack.padded_sources(IH, *spec.padding3[1], "zeros") >= 0).astype(np.int64)),
+        np.array(_best_heights(max(TH, TW // W)), np.int64),
+        *(a.sources for a in (d, h, w)),
+        *(np.array(a.phases, np.int64) for a in (d, h, w)),
+    ]
+    starts = np.cumsum([0, *(len(s) for s in sections)])
+    along = KW * (spec.stride3[1] // gcd(spec.stride3[1], spec.dilation3[1])) * (-1 if spec.flip else 1)
+    geometry = np.array(
+        [
+            spec.channels_last, in_place, fold, per_thread, packed, spec.C, M, spec.K, along, KW,
+            ID, IH, IW, OD, OH, OW, *spec.stride3, *(lo for lo, _ in spec.padding3),
+            d.halo, h.halo, w.halo, len(d.phases), nh, nw,
+            TH, TW, rows, group, pitch, plane, depth, len(passes), begin, end, *starts[:12],
+        ],
+        np.int64,
+    )  # fmt: skip
+    tiles = -(-OH // TH) * -(-OW // TW)
+    cost = Cost(
+        flops=2.0 * spec.N * OD * spec.OC * OH * -(-OW // W) * W * spec.K,
+        bytes=float(spec.input_bytes + spec.output_bytes + spec.weight_bytes),
+        transform=float(spec.N * spec.C * OD * tiles * (0 if in_place else phases * plane)),
+        tasks=tasks,
+    )
+    return Params(
+        geometry, np.concatenate(sections), np.zeros(spec.OC + W, spec.dtype), tasks, threads, per_thread,
+        per_thread * threads * size, cost,
+    )  # fmt: skip
+
+
+def cost(spec: ConvSpec, params: Params) -> Cost:
+    return params.cost
+
+
+def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
+    """Weights are used as they lie."""
+    return weight.reshape(-1)
+
+
+def run(
+    spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue
+) -> None:
+    bias = epilogue.bias if epilogue.bias.size else params.no_bias
+    scratch = workspace.scratch(spec.dtype, params.per_thread, params.threads)
+    arrays = (
+        params.geometry, params.tables, x, packed, bias, params.no_bias, epilogue.residual, epilogue.constants, out,
+        scratch,
+    )  # fmt: skip
+    pool.run(_planes, params.tasks, arrays, params.threads)
+
+
+# ---- planes: lanes are pixels ------------------------------------------------------------------------------------
+
+
+@inline
+def _pack_tile(geometry, tables, x, n, g, od, oh0, ow0, height, width, dst, d0):  # type: ignore[no-untyped-def]
+    """Cut the padded input of one tile of one channel: dst[phase d][phase h][phase w][row d][row h][column]."""
+    (
+        channels_last, _, _, _, _, C, _, _, _, _, ID, IH, IW, _, _, _, sd, sh, sw, _, _, pw, hd, hh, hw, nd, nh, nw,
+        _, _, _, _, pitch, plane, depth, _, _, _, _, _, _, _, _, _, src_d, src_h, src_w, phase_d, phase_h, phase_w,
+    ) = unpack(geometry, 50)  # fmt: skip
+    count_d, count_h, count_w = src_h - src_d, src_w - src_h, phase_d - src_w
+    step = C if channels_last else 1
+    for a in range(nd):
+        for i in range(1 + hd):
+            at_d = (od + i) * sd + tables[phase_d + a]
+            from_d = tables[src_d + at_d] if at_d < count_d else -1
+            for b in range(nh):
+                for j in range(height + hh):
+                    at_h = (oh0 + j) * sh + tables[phase_h + b]
+                    from_h = tables[src_h + at_h] if at_h < count_h else -1
+                    if channels_last:
+                        x0 = ((n * ID + from_d) * IH + from_h) * IW * C + g
+                    else:
+                        x0 = (((n * C + g) * ID + from_d) * IH + from_h) * IW
+                    for e in range(nw):
+                        row = d0 + ((a * nh + b) * nw + e) * plane + i * depth + j * pitch
+                        if from_d < 0 or from_h < 0:
+                            fill_row(dst, row, width + hw)
+                        else:
+                            first = ow0 * sw + tables[phase_w + e]
+                            pack_row(
+                                x, x0, step, tables, src_w, count_w, pw, IW, first, sw, width + hw, dst, row,
+                            )  # fmt: skip
+
+
+@kernel
+def _planes(  # type: ignore[no-untyped-def]
+    thread, counter, tasks, geometry, tables, x, weight, bias, no_bias, residual, constants, out, scratch
+):
+    (
+        channels_last, in_place, fold, per_thread, sums, C, M, K, along, _, ID, IH, IW, OD, OH, OW, _, _, _, _, ph, pw,
+        _, hh, _, _, _, _, TH, TW, rows, group, pitch, _, _, passes, begin, end,
+        chunks_at, taps_at, passes_at, masks_at, row_masks_at, heights_at, _, _, _, _, _, _,
+    ) = unpack(geometry, 50)  # fmt: skip
+    W = vector_width(x)
+    mine = thread * per_thread
+    groups, parts = (C + group - 1) // group, (OH + rows - 1) // rows
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            break
+        rest, part = divmod(task, parts)
+        rest, block = divmod(rest, groups)
+        n, od = divmod(rest, OD)
+        h0, h1 = part * rows, min(OH, part * rows + rows)
+        for g in range(block * group, min(C, block * group + group)):  # 1. channels
+            for oh0 in range(h0, h1, TH):  # 2. tiles
+                for ow0 in range(0, OW, TW):
+                    height, width = min(TH, h1 - oh0), min(TW, OW - ow0)
+                    columns, last = (width + W - 1) // W, max(width - W, 0)
+                    if in_place:
+                        src, s0 = x, ((n * C + g) * ID + od) * IH * IW + (oh0 - ph) * IW - pw
+                    else:
+                        _pack_tile(geometry, tables, x, n, g, od, oh0, ow0, height, width, scratch, mine)
+                        src, s0 = scratch, mine
+                    for oc in range(g * M, g * M + M):  # 3. outputs of this channel
+                        d0 = ((n * C * M + oc) * OD + od) * OH * OW + oh0 * OW + ow0
+                        dst, d_pitch, count, span, rest = out, OW, height, pitch, 0
+                        if channels_last:
+                            dst, d0, d_pitch = scratch, mine + sums, width
+                        first_row, lanes = d0, width
+                        if fold and width >= W:  # one long row: its vectors stand in for rows
+                            d_pitch, count, span, rest = W, width // W, W, width % W
+                            columns, last, lanes = 1, 0, W
+                        rb = tables[heights_at + count]
+                        for i in range(0, count + (1 if rest else 0), rb):  # 4. bands of rows
+                            at = min(i, count - rb)
+                            s_at, d_at, row = s0 + at * span, d0 + at * d_pitch, oh0 + at
+                            if i >= count:
+                                rb, s_at, d_at = 1, s0 + width - W, d0 + width - W
+                            left, right = 0, columns
+                            if in_place and not (row >= ph and row - ph + rb + hh <= IH):
+                                left = right = columns
+                            elif in_place:
+                                left, right = begin, end
+                            for side in range(3):  # 5. columns: left border, inside, right border
+                                j0 = 0 if side == 0 else left if side == 1 else right
+                                j1 = left if side == 0 else right if side == 1 else columns
+                                step = max(1, j1 - j0) if passes == 1 else 1
+                                for j in range(j0, j1, step):
+                                    for p in range(passes):  # 6. parts of long sums
+                                        at_p = passes_at + 4 * p
+                                        s = tables[at_p + 2]
+                                        window(
+                                            0, side != 1, rb, src, s_at, span, dst, d_at, d_pitch, j, j + step, last,
+                                            lanes, weight, oc * K + s, along, 1, bias if p + 1 == passes else no_bias,
+                                            oc, tables, chunks_at + tables[at_p] * CHUNK, tables[at_p + 1],
+                                            taps_at + s, tables[at_p + 3], masks_at, row_masks_at + row, p > 0,
+                                        )  # fmt: skip
+                        if channels_last:
+                            _scatter(
+                                scratch, first_row, out, (((n * OD + od) * OH + oh0) * OW + ow0) * C * M + oc,
+                                height, width, OW, C * M, residual, constants,
+                            )  # fmt: skip
+                        elif residual.size or constants[0] != 0:
+                            whole = width == OW
+                            length = height * width if whole else width
+                            for i in range(1 if whole else height):
+                                o0 = first_row + i * OW
+                                if residual.size:
+                                    add_rows(out, o0, residual, o0, out, o0, length)
+                                if constants[0] != 0:
+                                    activate(out, o0, length, constants)
+
+
+@inline
+def _scatter(src, s0, out, o0, height, width, OW, step, residual, constants):  # type: ignore[no-untyped-def]
+    """One channel of a tile into a channels-last output."""
+    if residual.size:
+        for i in range(height):
+            for j in range(width):
+                src[s0 + i * width + j] += residual[o0 + (i * OW + j) * step]
+    if constants[0] != 0:
+        activate(src, s0, height * width, constants)
+    for i in range(height):
+        for j in range(width):
+            out[o0 + (i * OW + j) * step] = src[s0 + i * width + j]
