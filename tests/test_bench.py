@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import subprocess
 import sys
 import time
 
@@ -134,6 +135,16 @@ def test_every_contestant_is_sampled_in_turn_and_the_hopeless_less():
     assert "slow" in turns[turns.index("quick") + 1 :]
 
 
+def test_other_processes_are_noticed():
+    neighbours = runner.Neighbours()
+    if neighbours.cores() is None:
+        pytest.skip("this system does not tell")
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        time.sleep(0.3)
+        other.kill()
+    assert neighbours.cores() > 0.2
+
+
 def test_another_result_is_not_timed():
     class Wrong(peers.Peer):
         name, library, version = "torch", "torch", "0"
@@ -164,7 +175,7 @@ def test_a_missing_library_costs_a_line(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [["--suites", "nowhere"], ["--peers", "nobody"], ["--algorithms", "magic"], ["--threads", "0"], ["--filter", "("],
-     ["--suite", "missing.csv"], ["--filter", "matches nothing"]],
+     ["--suite", "missing.csv"], ["--filter", "matches nothing"], ["--load", str(shapes.DEFAULT_SUITE)]],
 )  # fmt: skip
 def test_wrong_arguments_end_with_status_2(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -17,10 +17,12 @@ import numpy as np
 import fastconv
 from fastconv.bench import overhead, report
 from fastconv.bench.peers import INSTALL_HINT, PEERS, Peer, load, quieten_pools
-from fastconv.bench.runner import MODES, Result, contest, time_layer
+from fastconv.bench.runner import MODES, Neighbours, Result, contest, time_layer
 from fastconv.bench.shapes import DEFAULT_SUITE, Layer, read_layers, select
 from fastconv.cpu import isa, peak
 from fastconv.plan.candidates import CANDIDATES
+
+BUSY_CORES = 0.05  # of other processes, from which on a suite's numbers come with a warning
 
 EPILOG = """\
 Ratios are (time of the peer) / (time of fastconv): above 1 fastconv is faster. All contestants run in one process and
@@ -29,19 +31,38 @@ take turns; each one's result is compared with ours before it is timed. For quie
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 0 when all results agreed, 1 when some did not or a peer failed, 2 for a wrong argument."""
+    """Run the benchmark.
+
+    Returns
+    -------
+    int
+        0 when all results agreed, 1 when a contestant failed or computed something else, 2 for a wrong argument.
+    """
     parser = build_parser()
     options = parser.parse_args(argv)
+    try:
+        return run(parser, options)
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Do what the options ask for."""
     quieten_pools()
     try:
-        if options.load:
-            return show_saved(options)
+        saved = [report.read_csv(path) for path in options.load or ()]
         layers = select(read_layers(options.suite), options.suites, options.filter)
-        peers, missing = load(options.peers)
+        peers, missing = load([] if saved else options.peers)
         check_algorithms(options.algorithms)
         check_threads(options.threads)
     except (ValueError, OSError, re.error) as error:
         parser.error(str(error))
+    if saved:
+        return show_saved(saved, options)
     for line in missing:
         print(line, file=sys.stderr)
     environment = describe_environment(peers)
@@ -52,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not layers:
         parser.error(f"no layer matches --filter {options.filter!r}")
-    results = run_layers(layers, peers, options)
-    return finish(results, environment, options)
+    return finish(run_layers(layers, peers, options), environment, options)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -123,7 +143,7 @@ def run_layers(layers: Sequence[Layer], peers: Sequence[Peer], options: argparse
         for threads in counts:
             with contest(peers, threads):
                 for suite in dict.fromkeys(layer.suite for layer in layers):
-                    members = []
+                    members, neighbours = [], Neighbours()
                     for layer in (layer for layer in layers if layer.suite == suite):
                         progress.show(f"{threads} thread{'s' * (threads > 1)}, {suite}/{layer.short_name}")
                         result = time_layer(
@@ -138,6 +158,9 @@ def run_layers(layers: Sequence[Layer], peers: Sequence[Peer], options: argparse
                     progress.clear()
                     print(f"\n# {suite}, {threads} thread{'s' * (threads > 1)}\n")
                     print(report.layer_table(members), flush=True)
+                    others = neighbours.cores()
+                    if others is not None and others > BUSY_CORES:
+                        print(f"\nOther processes kept {others:.2f} cores busy meanwhile: do not trust these numbers.")
     except KeyboardInterrupt:
         progress.clear()
         print(f"interrupted after {len(results)} layers", file=sys.stderr)
@@ -145,10 +168,9 @@ def run_layers(layers: Sequence[Layer], peers: Sequence[Peer], options: argparse
 
 
 def finish(results: Sequence[Result], environment: str, options: argparse.Namespace) -> int:
-    """Print the summary and write the files."""
+    """Write the files and print the summary."""
     if not results:
         return 1
-    print("\n" + report.full_report(results))
     options.out.mkdir(parents=True, exist_ok=True)
     written = [options.out / "layers.csv"]
     report.write_csv(results, written[0], environment)
@@ -163,22 +185,17 @@ def finish(results: Sequence[Result], environment: str, options: argparse.Namesp
     if options.markdown:
         options.markdown.write_text(report.markdown_report(results, environment), encoding="utf-8")
         written.append(options.markdown)
+    print("\n" + report.full_report(results))
     print("\nwrote " + ", ".join(map(str, written)))
     return 1 if any(result.problems for result in results) else 0
 
 
-def show_saved(options: argparse.Namespace) -> int:
-    """Report earlier runs, a later file's result replacing an earlier one's for the same layer."""
-    merged: dict[tuple[Layer, int, str], Result] = {}
-    environments: dict[str, None] = {}
-    for path in options.load:
-        results, environment = report.read_csv(path)
-        environments[environment] = None
-        for result in results:
-            merged[result.layer, result.threads, result.dtype] = result
-    environment = "; ".join(environments)
-    print(environment)
+def show_saved(saved: Sequence[tuple[list[Result], str]], options: argparse.Namespace) -> int:
+    """Report earlier runs together, a later one's result replacing an earlier one's for the same layer."""
+    environment = "; ".join(dict.fromkeys(line for _, line in saved))
+    merged = {(result.layer, result.threads, result.dtype): result for results, _ in saved for result in results}
     results = list(merged.values())
+    print(environment)
     for threads in report.thread_counts(results):
         for suite, members in report.by_suite(r for r in results if r.threads == threads).items():
             print(f"\n# {suite}, {threads} thread{'s' * (threads > 1)}\n\n{report.layer_table(members)}")

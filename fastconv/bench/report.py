@@ -307,9 +307,10 @@ def read_csv(path: Path) -> tuple[list[Result], str]:
     results: dict[Any, Result] = {}
     with open(path, newline="", encoding="utf-8") as file:
         first = file.readline()
-        if not first.startswith("# "):
+        rows = csv.DictReader(file)
+        if not first.startswith("# ") or tuple(rows.fieldnames or ()) != CSV_COLUMNS:
             raise ValueError(f"{path} was not written by this benchmark")
-        for row in csv.DictReader(file):
+        for row in rows:
             layer, threads, dtype = parse_layer(row), int(row["threads"]), row["dtype"]
             new = Result(layer, threads, dtype, row["algorithm"], 1e9 * float(row["roof_gflops"]))
             result = results.setdefault((layer, threads, dtype), new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -80,6 +81,31 @@ class Result:
 
     def roof_percent(self, timing: Timing) -> float:
         return 100e9 * self.gflops(timing) / self.roof
+
+
+class Neighbours:
+    """How much of the machine others used since this was made: the first thing to know about a surprising number."""
+
+    def __init__(self) -> None:
+        self.begin, self.busy, self.own = time.perf_counter(), self._busy(), time.process_time()
+
+    @staticmethod
+    def _busy() -> float | None:
+        """Seconds that the cores of this machine were not idle, time stolen by other virtual machines included."""
+        try:
+            with open("/proc/stat", encoding="ascii") as file:
+                user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+        except (OSError, ValueError):
+            return None
+        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+    def cores(self) -> float | None:
+        """Cores kept busy by others, on average; None where the system does not tell."""
+        now = self._busy()
+        if now is None or self.busy is None:
+            return None
+        others = (now - self.busy) - (time.process_time() - self.own)
+        return max(0.0, others / (time.perf_counter() - self.begin))
 
 
 @contextmanager
