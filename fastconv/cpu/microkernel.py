@@ -1,18 +1,20 @@
-"""The register-blocked SIMD microkernel behind every matrix product.
+"""The register-blocked SIMD microkernels behind every matrix product, in two forms.
 
-    C[i, j] (+)= sum_k A[i, k] * B[off[k] + j]        0 <= i < MR, 0 <= j < NV * W
+    pixels:    C[i, j] (+)= sum_k A[i*a_row + k*a_col] * B[off[k] + j]        vectors along j: pixels of B
+    channels:  C[i, j] (+)= sum_k A[at[i] + off[k]] * B[k*NV*W + j]           vectors along j: channels of B
 
 MR x NV vectors of C stay in registers while k runs; each step loads NV vectors of B and broadcasts MR scalars of A.
-B's rows are wherever the offset table says, so a convolution is this product without an im2col in memory: row
-k = (c, r, s) of B starts at the place of channel c shifted by r rows and s columns of the padded input. A has any two
-strides: weights are used as they lie in memory or packed in panels.
+The convolution's input is the operand with the offset table: row k = (c, r, s) starts at the place of channel c shifted
+by r rows and s columns, so no im2col exists in memory. In the pixel form the weights are A, as they lie in memory; in
+the channel form they are B, packed, and the table `at` may name any pixels.
 
 The sum over k starts at zero and is added to C at the end: the chain of roundings is as long as one k block, however
-many blocks there are (Higham 1993, pairwise and blocked summation).
+many blocks there are (Higham 1993, blocked summation).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,12 +42,12 @@ def tiles() -> list[tuple[int, int]]:
     return [(mr, nv) for mr, most in widest().items() for nv in range(1, most + 1)]
 
 
-def _emit_tile(context: Any, b: Any, e: Emitter, mr: int, nv: int, pointers: Any, strides: Any, K: Any, add: Any) -> None:
-    """Emit one register tile at the builder's position and leave the builder after it."""
-    pa, pb, po, pc = pointers
-    a_row, a_col, c_row = strides
+def _emit_tile(  # one register tile at the builder's position; the builder ends behind it
+    e: Emitter, mr: int, nv: int, step: Callable[[Any], tuple[list[Any], Any]], pc: Any, c_row: Any, K: Any, add: Any
+) -> None:
+    """`step(k)` gives the pointers to A's `mr` scalars and to B's row at k."""
+    b = e.builder
     cells = [(i, j) for i in range(mr) for j in range(nv)]
-    a_rows = [b.gep(pa, [b.mul(a_row, i64(i))]) for i in range(mr)]
     c_cells = {(i, j): b.gep(pc, [b.add(b.mul(c_row, i64(i)), i64(j * e.width))]) for i, j in cells}
 
     entry = b.block
@@ -53,19 +55,18 @@ def _emit_tile(context: Any, b: Any, e: Emitter, mr: int, nv: int, pointers: Any
     b.branch(loop)
 
     b.position_at_end(loop)
-    k, a_at = b.phi(I64), b.phi(I64)  # a_at = k * a_col, an induction variable of its own
+    k = b.phi(I64)
     sums = {cell: b.phi(e.vector) for cell in cells}
-    row = b.gep(pb, [b.load(b.gep(po, [k]))])
+    scalars, row = step(k)
     vectors = [e.load(b.gep(row, [i64(j * e.width)])) for j in range(nv)]
     new = {}
     for i in range(mr):
-        a = e.splat(b.load(b.gep(a_rows[i], [a_at])))
+        a = e.splat(b.load(scalars[i]))
         for j in range(nv):
             new[i, j] = e.fma(a, vectors[j], sums[i, j])
-    k_next, a_next = b.add(k, i64(1)), b.add(a_at, a_col)
-    for phi, first, following in ((k, i64(0), k_next), (a_at, i64(0), a_next)):
-        phi.add_incoming(first, entry)
-        phi.add_incoming(following, loop)
+    k_next = b.add(k, i64(1))
+    k.add_incoming(i64(0), entry)
+    k.add_incoming(k_next, loop)
     for cell in cells:
         sums[cell].add_incoming(e.constant(0), entry)
         sums[cell].add_incoming(new[cell], loop)
@@ -84,6 +85,19 @@ def _emit_tile(context: Any, b: Any, e: Emitter, mr: int, nv: int, pointers: Any
     b.position_at_end(done)
 
 
+def _switch(b: Any, mr: Any, nv: Any, emit: Callable[[int, int], None]) -> None:
+    """Branch to the code of the register tile mr x nv; a tile that does not exist computes nothing."""
+    end = b.append_basic_block("tiles_end")
+    choice = b.switch(b.add(b.mul(mr, i64(16)), nv), end)
+    for rows, vectors in tiles():
+        block = b.append_basic_block(f"tile{rows}x{vectors}")
+        choice.add_case(i64(rows * 16 + vectors), block)
+        b.position_at_end(block)
+        emit(rows, vectors)
+        b.branch(end)
+    b.position_at_end(end)
+
+
 @intrinsic
 def microkernel(
     typingctx: Any, mr: Any, nv: Any, A: Any, a0: Any, a_row: Any, a_col: Any, B: Any, b0: Any, off: Any, k0: Any,
@@ -100,21 +114,55 @@ def microkernel(
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         e = Emitter(b, dtype)
         mr_, nv_, A_, a0_, a_row_, a_col_, B_, b0_, off_, k0_, K_, C_, c0_, c_row_, accumulate_ = args
-        pointers = (
-            array_pointer(context, b, sig.args[2], A_, a0_),
-            array_pointer(context, b, sig.args[6], B_, b0_),
-            array_pointer(context, b, sig.args[8], off_, k0_),
-            array_pointer(context, b, sig.args[11], C_, c0_),
-        )
-        end = b.append_basic_block("microkernel_end")
-        choice = b.switch(b.add(b.mul(mr_, i64(16)), nv_), end)
-        for mr, nv in tiles():
-            block = b.append_basic_block(f"tile{mr}x{nv}")
-            choice.add_case(i64(mr * 16 + nv), block)
-            b.position_at_end(block)
-            _emit_tile(context, b, e, mr, nv, pointers, (a_row_, a_col_, c_row_), K_, accumulate_)
-            b.branch(end)
-        b.position_at_end(end)
+        pa = array_pointer(context, b, sig.args[2], A_, a0_)
+        pb = array_pointer(context, b, sig.args[6], B_, b0_)
+        po = array_pointer(context, b, sig.args[8], off_, k0_)
+        pc = array_pointer(context, b, sig.args[11], C_, c0_)
+
+        def emit(mr: int, nv: int) -> None:
+            rows = [b.gep(pa, [b.mul(a_row_, i64(i))]) for i in range(mr)]
+
+            def step(k: Any) -> tuple[list[Any], Any]:
+                column = b.mul(k, a_col_)
+                return [b.gep(row, [column]) for row in rows], b.gep(pb, [b.load(b.gep(po, [k]))])
+
+            _emit_tile(e, mr, nv, step, pc, c_row_, K_, accumulate_)
+
+        _switch(b, mr_, nv_, emit)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def microkernel_channels(
+    typingctx: Any, mr: Any, nv: Any, A: Any, a0: Any, at: Any, p0: Any, off: Any, k0: Any, K: Any, B: Any, b0: Any,
+    C: Any, c0: Any, c_row: Any, accumulate: Any,
+) -> Any:  # fmt: skip
+    """C[c0 + i*c_row + j] (+)= sum_k A[a0 + at[p0 + i] + off[k0 + k]] * B[b0 + k*nv*W + j], 0 <= k < K, K >= 1."""
+    dtype = element_dtype(A, B, C)
+    n = types.int64
+    signature = types.void(n, n, A, n, at, n, off, n, n, B, n, C, n, n, types.boolean)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        e = Emitter(b, dtype)
+        mr_, nv_, A_, a0_, at_, p0_, off_, k0_, K_, B_, b0_, C_, c0_, c_row_, accumulate_ = args
+        pa = array_pointer(context, b, sig.args[2], A_, a0_)
+        pp = array_pointer(context, b, sig.args[4], at_, p0_)
+        po = array_pointer(context, b, sig.args[6], off_, k0_)
+        pb = array_pointer(context, b, sig.args[9], B_, b0_)
+        pc = array_pointer(context, b, sig.args[11], C_, c0_)
+
+        def emit(mr: int, nv: int) -> None:
+            pixels = [b.gep(pa, [b.load(b.gep(pp, [i64(i)]))]) for i in range(mr)]
+
+            def step(k: Any) -> tuple[list[Any], Any]:
+                place = b.load(b.gep(po, [k]))
+                return [b.gep(pixel, [place]) for pixel in pixels], b.gep(pb, [b.mul(k, i64(nv * e.width))])
+
+            _emit_tile(e, mr, nv, step, pc, c_row_, K_, accumulate_)
+
+        _switch(b, mr_, nv_, emit)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -161,6 +209,17 @@ def gemm_block(rows, cols, mr, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_
         i += mr
 
 
+@inline
+def gemm_channels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate):  # type: ignore[no-untyped-def]
+    """The channel form over `pixels` rows of C and `nv` vectors of packed B, `nv` at most the widest tile's."""
+    mr, i = 8, 0
+    while i < pixels:
+        while mr > pixels - i or widest_tile(mr) < nv:
+            mr -= 1
+        microkernel_channels(mr, nv, A, a0, at, p0 + i, off, k0, K, B, b0, C, c0 + i * c_row, c_row, accumulate)
+        i += mr
+
+
 def microkernel_twin(
     MR: int, NV: int, A: np.ndarray, a0: int, a_row: int, a_col: int, B: np.ndarray, b0: int, off: np.ndarray, k0: int,
     K: int, C: np.ndarray, c0: int, c_row: int, accumulate: bool,
@@ -171,5 +230,20 @@ def microkernel_twin(
             total = C.dtype.type(0)
             for k in range(K):
                 total += A[a0 + i * a_row + k * a_col] * B[b0 + off[k0 + k] + j]
+            cell = c0 + i * c_row + j
+            C[cell] = C[cell] + total if accumulate else total
+
+
+def microkernel_channels_twin(
+    mr: int, nv: int, A: np.ndarray, a0: int, at: np.ndarray, p0: int, off: np.ndarray, k0: int, K: int, B: np.ndarray,
+    b0: int, C: np.ndarray, c0: int, c_row: int, accumulate: bool,
+) -> None:  # fmt: skip
+    """The channel form in plain Python."""
+    columns = nv * isa.width(C.dtype)
+    for i in range(mr):
+        for j in range(columns):
+            total = C.dtype.type(0)
+            for k in range(K):
+                total += A[a0 + at[p0 + i] + off[k0 + k]] * B[b0 + k * columns + j]
             cell = c0 + i * c_row + j
             C[cell] = C[cell] + total if accumulate else total

@@ -88,3 +88,8 @@ def held() -> int:
 def release() -> None:
     """Give this thread's arena back to the system."""
     _local.arena = _Arena()
+
+
+def empty_aligned(dtype: str, elements: int) -> np.ndarray:
+    """Uninitialised flat array that starts on a cache line, for weights that are packed once and kept."""
+    return _allocate(elements * np.dtype(dtype).itemsize).view(dtype)

@@ -1,0 +1,249 @@
+"""The kernels of direct convolution. `direct_plan` explains the fields they unpack."""
+
+from __future__ import annotations
+
+from fastconv.cpu.jit import inline, kernel
+from fastconv.cpu.microkernel import gemm_block, gemm_channels
+from fastconv.cpu.rows import fill_row
+from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
+from fastconv.kernels.direct_plan import FIELDS, KC_CHANNELS, KC_PIXELS, SECTIONS
+from fastconv.kernels.epilogue import bias_of, store_channels, store_row
+from fastconv.kernels.pack import pack_row, pack_rows_last
+
+_ALL = FIELDS + SECTIONS
+
+
+@inline
+def _pack_tile(geometry, tables, x, n, channel, channels, od, oh0, ow0, dst, d0):  # type: ignore[no-untyped-def]
+    """Cut the padded input of one tile: dst[c][phase][row d][row h][column]."""
+    (
+        channels_last, _, _, _, _, _, _, C, _, G, _, ID, IH, IW, _, _, _, sd, sh, sw, pd, ph, pw, hd, hh, hw, nd, nh, nw,
+        TH, TW, _, pitch, plane, c_pitch, _, _, _, _, _, _, _, src_d, src_h, src_w, phase_d, phase_h, phase_w,
+    ) = unpack(geometry, _ALL)  # fmt: skip
+    count_d, count_h, count_w = src_h - src_d, src_w - src_h, phase_d - src_w
+    channels_all = C * G
+    for a in range(nd):
+        for b in range(nh):
+            for e in range(nw):
+                place = d0 + ((a * nh + b) * nw + e) * plane
+                first_w = ow0 * sw + tables[phase_w + e]
+                for i in range(1 + hd):
+                    at_d = (od + i) * sd + tables[phase_d + a]
+                    from_d = tables[src_d + at_d] if at_d < count_d else -1
+                    for j in range(TH + hh):
+                        at_h = (oh0 + j) * sh + tables[phase_h + b]
+                        from_h = tables[src_h + at_h] if at_h < count_h else -1
+                        row = place + (i * (TH + hh) + j) * pitch
+                        if from_d < 0 or from_h < 0:
+                            for c in range(channels):
+                                fill_row(dst, row + c * c_pitch, pitch)
+                        elif channels_last:
+                            x0 = (((n * ID + from_d) * IH + from_h) * IW) * channels_all + channel
+                            pack_rows_last(
+                                x, x0, channels_all, channels, tables, src_w, count_w, pw, IW, first_w, sw, pitch,
+                                dst, row, c_pitch,
+                            )  # fmt: skip
+                        else:
+                            for c in range(channels):
+                                x0 = (((n * channels_all + channel + c) * ID + from_d) * IH + from_h) * IW
+                                pack_row(
+                                    x, x0, 1, tables, src_w, count_w, pw, IW, first_w, sw, pitch, dst, row + c * c_pitch
+                                )
+    # The last vector of the last row may read past the tile: keep old scratch (denormals are slow) out of it.
+    fill_row(dst, d0 + channels * c_pitch, 8 * vector_width(dst))
+
+
+@inline
+def _store_rows(C, c0, c_row, pitch, base, plane, OW, height, width, rows, oc, bias, residual, constants, out):  # type: ignore[no-untyped-def]
+    """Store `rows` output channels whose pixels lie side by side in C, image row after image row at `pitch`."""
+    for r in range(rows):
+        value = bias_of(bias, oc + r)
+        src, dst = c0 + r * c_row, base + r * plane
+        if pitch == OW and width == OW:  # rows follow each other on both sides
+            store_row(C, src, out, dst, height * OW, value, residual, constants)
+        else:
+            for i in range(height):
+                store_row(C, src + i * pitch, out, dst + i * OW, width, value, residual, constants)
+
+
+@inline
+def _pack_input(use_x, geometry, tables, x, n, channel, channels, od, oh0, ow0, scratch, mine):  # type: ignore[no-untyped-def]
+    if not use_x:
+        _pack_tile(geometry, tables, x, n, channel, channels, od, oh0, ow0, scratch, mine)
+
+
+@inline
+def _locate(task, parts, tiles_w, tiles_h, OD, G):  # type: ignore[no-untyped-def]
+    """(n, g, od, tile row, tile column, part) of a task."""
+    rest, part = divmod(task, parts)
+    rest, tw = divmod(rest, tiles_w)
+    rest, th = divmod(rest, tiles_h)
+    rest, od = divmod(rest, OD)
+    n, g = divmod(rest, G)
+    return n, g, od, th, tw, part
+
+
+@kernel
+def pixels(  # type: ignore[no-untyped-def]
+    thread, counter, tasks, geometry, tables, x, weight, bias, residual, constants, out, scratch
+):
+    """C[oc, p] = sum_k weight[oc, k] * tile[off[k] + p]."""
+    (
+        channels_last, in_place, reach, mr, block, per_thread, c_start, C, OC, G, taps,
+        ID, IH, IW, OD, OH, OW, _, _, _, _, _, _, _, _, _, _, _, _,
+        TH, TW, OCP, pitch, _, c_pitch, CB, c_row, _, off_tile, off_input, _, _, _, _, _, _, _, _,
+    ) = unpack(geometry, _ALL)  # fmt: skip
+    W = vector_width(x)
+    K = C * taps
+    tiles_h, tiles_w, parts = (OH + TH - 1) // TH, (OW + TW - 1) // TW, (OC + OCP - 1) // OCP
+    mine = thread * per_thread
+    sums = mine + c_start
+    corner = mine + per_thread - W * W  # where channels-last stores transpose
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            break
+        n, g, od, th, tw, part = _locate(task, parts, tiles_w, tiles_h, OD, G)
+        oh0, ow0 = th * TH, tw * TW
+        height, width = min(TH, OH - oh0), min(TW, OW - ow0)
+        P = (height - 1) * pitch + width
+        oc0, oc_end = part * OCP, min(OC, part * OCP + OCP)
+        origin = ((n * G + g) * C * ID + od) * IH * IW + oh0 * IW + ow0
+        # Vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
+        use_x = in_place and origin + reach + (P + W - 1) // W * W <= x.size
+        B, b0, off, step = (x, origin, off_input, C) if use_x else (scratch, mine, off_tile, CB)
+        for c in range(0, C, step):  # 1. channels that fit L2
+            channels = min(step, C - c)
+            _pack_input(use_x, geometry, tables, x, n, g * C + c, channels, od, oh0, ow0, scratch, mine)
+            for oc in range(oc0, oc_end, block):  # 2. a block of output channels
+                rows = min(block, oc_end - oc)
+                c0 = sums if step >= C else sums + (oc - oc0) * c_row
+                for k in range(0, channels * taps, KC_PIXELS):  # 3. a chain of KC terms
+                    depth = min(KC_PIXELS, channels * taps - k)
+                    gemm_block(
+                        rows, P, mr, weight, (g * OC + oc) * K + c * taps + k, K, 1, B, b0, tables, off + k, depth,
+                        scratch, c0, c_row, k > 0 or c > 0,
+                    )  # fmt: skip
+                if c + step < C:
+                    continue
+                if not channels_last:
+                    base = ((n * G * OC + g * OC + oc) * OD + od) * OH * OW + oh0 * OW + ow0
+                    _store_rows(
+                        scratch, c0, c_row, pitch, base, OD * OH * OW, OW, height, width, rows, g * OC + oc, bias,
+                        residual, constants, out,
+                    )  # fmt: skip
+                    continue
+                for i in range(height):
+                    base = (((n * OD + od) * OH + oh0 + i) * OW + ow0) * G * OC + g * OC + oc
+                    for j in range(0, width, W):
+                        for r in range(0, rows, W):  # W channels x W pixels; C has room for whole vectors of both
+                            transpose_block(scratch, c0 + r * c_row + i * pitch + j, c_row, scratch, corner, W)
+                            for p in range(min(W, width - j)):
+                                store_channels(
+                                    scratch, corner + p * W, out, base + (j + p) * G * OC + r, min(W, rows - r), bias,
+                                    g * OC + oc + r, residual, constants,
+                                )  # fmt: skip
+
+
+@kernel
+def channels(  # type: ignore[no-untyped-def]
+    thread, counter, tasks, geometry, tables, x, weight, bias, residual, constants, out, scratch
+):
+    """C[p, oc] = sum_k tile[at[p] + off[k]] * weight[k, oc]."""
+    (
+        channels_last, in_place, _, _, blocks, per_thread, c_start, C, OC, G, taps,
+        ID, IH, IW, OD, OH, OW, sd, sh, sw, _, _, _, _, _, _, _, _, _,
+        TH, TW, OCP, _, _, _, CB, _, t_row, off_tile, off_input, at_full, at_last, _, _, _, _, _, _,
+    ) = unpack(geometry, _ALL)  # fmt: skip
+    W = vector_width(x)
+    K, channels_all, group_size = C * taps, C * G, (OC + W - 1) // W * W * C * taps
+    tiles_h, tiles_w, parts = (OH + TH - 1) // TH, (OW + TW - 1) // TW, (OC + OCP - 1) // OCP
+    mine = thread * per_thread
+    sums = mine + c_start
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            break
+        n, g, od, th, tw, part = _locate(task, parts, tiles_w, tiles_h, OD, G)
+        oh0, ow0 = th * TH, tw * TW
+        height, width = min(TH, OH - oh0), min(TW, OW - ow0)
+        P = height * width
+        at = at_full if width == TW else at_last
+        oc0, oc_end = part * OCP, min(OC, part * OCP + OCP)
+        vectors = (oc_end - oc0 + W - 1) // W
+        A, a0, off, step = scratch, mine, off_tile, CB
+        if in_place:
+            pixel = (od * sd * IH + oh0 * sh) * IW + ow0 * sw
+            base = (n * ID * IH * IW + pixel) * channels_all + g * C
+            a0 = base if channels_last else (n * channels_all + g * C) * ID * IH * IW + pixel
+            A, off, step = x, off_input, C
+        turned = mine + per_thread - W * t_row
+        for c in range(0, C, step):  # 1. channels that fit L2
+            deep = min(step, C - c) * taps
+            _pack_input(in_place, geometry, tables, x, n, g * C + c, min(step, C - c), od, oh0, ow0, scratch, mine)
+            for block in range(blocks):  # 2. a block of output channels
+                v0, v1 = block * vectors // blocks, (block + 1) * vectors // blocks
+                nv = v1 - v0
+                if nv == 0:
+                    continue
+                c0 = sums if step >= C else sums + v0 * W * (TH * TW + W)
+                b0 = g * group_size + (oc0 + v0 * W) * K + c * taps * nv * W
+                for k in range(0, deep, KC_CHANNELS):  # 3. a chain of KC terms
+                    gemm_channels(
+                        P, nv, A, a0, tables, at, tables, off + k, min(KC_CHANNELS, deep - k), weight, b0 + k * nv * W,
+                        scratch, c0, nv * W, k > 0 or c > 0,
+                    )  # fmt: skip
+                if c + step < C:
+                    continue
+                oc = g * OC + oc0 + v0 * W
+                rows = min(nv * W, oc_end - oc0 - v0 * W)
+                if channels_last:
+                    for p in range(P):
+                        i, j = divmod(p, width)
+                        pixel = ((n * OD + od) * OH + oh0 + i) * OW + ow0 + j
+                        store_channels(
+                            scratch, c0 + p * nv * W, out, pixel * G * OC + oc, rows, bias, oc, residual, constants
+                        )
+                    continue
+                for r in range(0, rows, W):
+                    for p in range(0, P, W):  # C has room for whole vectors of pixels
+                        transpose_block(scratch, c0 + p * nv * W + r, nv * W, scratch, turned + p, t_row)
+                    base = ((n * G * OC + oc + r) * OD + od) * OH * OW + oh0 * OW + ow0
+                    _store_rows(
+                        scratch, turned, t_row, width, base, OD * OH * OW, OW, height, width, min(W, rows - r), oc + r,
+                        bias, residual, constants, out,
+                    )  # fmt: skip
+
+
+@kernel
+def pack_weights(thread, counter, tasks, sizes, weight, packed):  # type: ignore[no-untyped-def]
+    """packed[group][part][block][k][NV*W] = weight[oc][k]; a task is one vector of output channels."""
+    OC, K, OCP, blocks = unpack(sizes, 4)
+    W = vector_width(weight)
+    vectors = (OC + W - 1) // W
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            break
+        g, v = divmod(task, vectors)
+        part, within = divmod(v * W, OCP)
+        of_part = (min(OCP, OC - part * OCP) + W - 1) // W
+        block = 0
+        while (block + 1) * of_part // blocks <= within // W:
+            block += 1
+        v0, v1 = block * of_part // blocks, (block + 1) * of_part // blocks
+        row = (v1 - v0) * W
+        dst = (g * vectors * W + part * OCP + v0 * W) * K + (within // W - v0) * W
+        src = (g * OC + v * W) * K
+        lanes = min(W, OC - v * W)
+        k = 0
+        if lanes == W:
+            while k + W <= K:
+                transpose_block(weight, src + k, K, packed, dst + k * row, row)
+                k += W
+        while k < K:
+            for lane in range(lanes):
+                packed[dst + k * row + lane] = weight[src + lane * K + k]
+            for lane in range(lanes, W):
+                packed[dst + k * row + lane] = packed.dtype.type(0)
+            k += 1

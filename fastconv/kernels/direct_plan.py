@@ -1,0 +1,282 @@
+"""How a direct convolution is cut: form, tile sizes and offset tables, chosen by a small cost search.
+
+Costs are in cycles of one core; only their ratios matter, so one set of machine figures (two vector multiply-adds and
+two vector loads a cycle) serves every CPU with a similar balance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+
+import numpy as np
+
+from fastconv.cpu import isa, workspace
+from fastconv.cpu.caches import cache_sizes
+from fastconv.cpu.microkernel import widest
+from fastconv.kernels import pack
+from fastconv.kernels.common import Cost
+from fastconv.spec import ConvSpec
+
+# Longest chain of roundings. A chain of n positive terms errs by about 0.33 sqrt(n) u of the sum (each partial sum
+# rounds by u/2 at random): 7.5 u at 512, half of the contract; and 512 rows of an 8-row panel are 16 KB, half an L1.
+# In the channel form a block of B is KC x NV vectors: 256 keeps half of it in L1 while the pixels run over it.
+KC_PIXELS, KC_CHANNELS = 512, 256
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One way of cutting the output; sizes in elements."""
+
+    channels_form: bool
+    TH: int
+    TW: int
+    OCP: int  # output channels of one task
+    in_place: bool
+    pitch: int  # between rows of the input tile
+    plane: int  # of one phase of one channel
+    c_pitch: int  # between channels
+    CB: int  # channels packed at a time
+    packed: int  # the input tile
+    c_row: int  # between rows of C
+    sums: int  # C, and where stores transpose
+    tasks: int
+    lanes: float  # vector lanes computed, over outputs wanted
+    cycles: float  # estimate for the whole convolution
+
+
+@dataclass(frozen=True)
+class Params:
+    """What `direct.run` needs; geometry and tables are read by the kernels."""
+
+    form: str
+    geometry: np.ndarray
+    tables: np.ndarray
+    tasks: int
+    threads: int
+    per_thread: int
+    workspace: int
+    cost: Cost
+
+
+def as_line(spec: ConvSpec) -> ConvSpec:
+    """A 1x1 unpadded stride-1 convolution sees no rows: all pixels of an image are one line."""
+    if max(*spec.kernel3, *spec.stride3) > 1 or any(map(any, spec.padding3)):
+        return spec
+    return ConvSpec(
+        1, spec.N, spec.C, spec.OC, spec.groups, (prod(spec.input),), (1,), (1,), (1,), ((0, 0),), "zeros", False,
+        spec.dtype, spec.channels_last,
+    )  # fmt: skip
+
+
+@cache
+def row_tile(rows: int) -> int:
+    """Pixel form: the register tile height that leaves the fewest slow rows at the end of `rows`."""
+    heights = [mr for mr in widest() if mr >= 4]
+    return min(heights, key=lambda mr: (rows % mr if rows > mr else (mr - rows) * 2 if mr > rows else 0, -mr))
+
+
+def vector_blocks(OC: int, W: int) -> int:
+    """Channel form: into how many blocks of at most the widest NV the output channels are dealt, evenly."""
+    return -(-(-(-OC // W)) // max(widest().values()))
+
+
+def _tile_cycles(rows: int, vectors: int, channels_form: bool, mr: int) -> float:
+    """Cycles per k of a rows x vectors block: multiply-adds, loads or the sums' latency, whichever is longest.
+
+    An unaligned vector crosses a cache line and costs two loads; packed weights are aligned.
+    """
+    total, width = 0.0, widest()
+    loads = 1 if channels_form else 2
+    columns = min(vectors, width[max(width)]) if not channels_form else vectors
+    while rows > 0:
+        while mr > rows or (channels_form and width.get(mr, 0) < vectors) or mr not in width:
+            mr -= 1
+        nv = vectors if channels_form else min(width[mr], columns)
+        one = max(mr * nv / 2, (mr + loads * nv + 1) / 2, 4.0)
+        total += (rows // mr) * one * (1 if channels_form else vectors / nv)
+        rows %= mr
+    return total
+
+
+def _evaluate(
+    spec: ConvSpec, axes: tuple[pack.Axis, ...], channels_form: bool, TH: int, TW: int, OCP: int, mr: int, threads: int
+) -> Tile:
+    W, size = isa.width(spec.dtype), spec.itemsize
+    d, h, w = axes
+    OD, OH, OW = spec.output3
+    C, OC, K = spec.C // spec.groups, spec.OC // spec.groups, spec.K
+    unpadded = not any(map(any, spec.padding3))
+    in_place = unpadded and (channels_form or (not spec.channels_last and max(spec.stride3) == 1))
+    pitch = spec.input3[2] if in_place and not channels_form and TW == OW else TW + w.halo
+    plane = (1 + d.halo) * (TH + h.halo) * pitch
+    phases = len(d.phases) * len(h.phases) * len(w.phases)
+    c_pitch = phases * plane
+    if c_pitch * size % 4096 < 64:
+        c_pitch += W  # channels a page apart would share the cache sets of L1
+    L2 = cache_sizes()[1]
+    CB = C if in_place and channels_form else max(1, min(C, (L2 // 2) // (c_pitch * size)))
+    packed = 0 if in_place and channels_form else CB * c_pitch + 8 * W
+    P = TH * TW if channels_form else (TH - 1) * pitch + TW
+    if channels_form:
+        nv = -(-(-(-OCP // W)) // vector_blocks(OCP, W))
+        c_row = nv * W
+        blocks = 1 if CB >= C else vector_blocks(OCP, W)
+        sums = blocks * (P + W) * c_row + (0 if spec.channels_last else W * transposed_row(P, W, size))
+        vectors = -(-OCP // W)
+        inner = _tile_cycles(P, nv, True, 8) * vectors / nv
+        lanes = vectors * W / OCP
+        finish = (OCP / W) * P * (0.12 * W if spec.channels_last else 0.6 * W)
+        inner += P / 8 * vectors * 6 / min(K, KC_CHANNELS)
+    else:
+        vectors = -(-P // W)
+        c_row = vectors * W + (W if vectors * W * size % 4096 == 0 else 0)
+        # Stores of channels-last outputs transpose whole vectors of channels and pixels.
+        rows = min(finished_together(spec, mr), OCP) if CB >= C else OCP
+        sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
+        inner = _tile_cycles(OCP, vectors, False, mr)
+        lanes = vectors * W / (TH * TW)
+        finish = OCP * TH * (14 + TW / W * 3) * (3 if spec.channels_last else 1)
+        finish += 40.0 * -(-OCP // mr) * -(-vectors // 3) * -(-K // KC_PIXELS)
+    tasks = spec.N * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
+    packing = 0.0 if in_place else C * phases * (1 + d.halo) * (TH + h.halo) * (12 + pitch * (0.3 if w.phases == (0,) else 0.6))
+    # Weights stream from L2, or from L3 once all of them together leave L2.
+    streaming = OCP * K * size / (48 if spec.weight_bytes < L2 // 2 else 12) * (0.25 if channels_form else 1.0)
+    compute = inner * K * (1.3 if (packed + sums) * size > L2 else 1.0)
+    cycles = (compute + packing + streaming + finish + 400) * -(-tasks // threads)
+    return Tile(
+        channels_form, TH, TW, OCP, in_place, pitch, plane, c_pitch, CB, packed, c_row, sums, tasks, lanes, cycles
+    )  # fmt: skip
+
+
+def transposed_row(P: int, W: int, size: int) -> int:
+    """Elements between rows of the transposed sums: whole vectors, never a page apart."""
+    row = -(-P // W) * W
+    return row + W if row * size % 4096 == 0 else row
+
+
+def finished_together(spec: ConvSpec, mr: int) -> int:
+    """Pixel form: output channels finished together: one panel, or whole vectors of channels if side by side."""
+    return 48 if spec.channels_last else mr
+
+
+def _cuts(spec: ConvSpec, channels_form: bool, unit: int) -> Iterator[tuple[int, int, int]]:
+    """Tile heights and widths that divide the image evenly, and even splits of the output channels."""
+    _, OH, OW = spec.output3
+    OC, W = spec.OC // spec.groups, isa.width(spec.dtype)
+    even = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 19, 24, 28, 32, 40, 56)
+    heights = {-(-OH // n) for n in (*even, OH) if n <= OH}
+    widths = {OW}
+    if OW > 8 * W:
+        widths |= {-(-(-(-OW // n)) // W) * W for n in (2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 2048)}
+    parts = {min(OC, -(-(-(-OC // n)) // unit) * unit) for n in (1, 2, 4, 8)}
+    line = not any(map(any, spec.padding3)) and not channels_form
+    for TH in heights:
+        for TW in widths:
+            if (TW < 3 * W and TW < OW) or (line and TW < OW and TH > 1):
+                continue  # rows of an input used in place keep its pitch: whole rows, or a part of one
+            if TH * TW > 8192 and (TH, TW) != (1, min(widths)):
+                continue
+            for OCP in parts:
+                yield TH, TW, OCP
+
+
+def choose(spec: ConvSpec, axes: tuple[pack.Axis, ...], threads: int, limit: int) -> Tile | None:
+    """The cheapest tile of either form whose scratch fits `limit`; None if none does."""
+    OC, W = spec.OC // spec.groups, isa.width(spec.dtype)
+    mr = row_tile(OC)
+    best = None
+    for channels_form in (False, True):
+        if channels_form and OC < W // 2:
+            continue
+        for TH, TW, OCP in _cuts(spec, channels_form, W if channels_form else mr):
+            tile = _evaluate(spec, axes, channels_form, TH, TW, OCP, mr, threads)
+            if (tile.packed + tile.sums + 2 * W) * spec.itemsize * threads > limit:
+                continue
+            if best is None or tile.cycles < best.cycles:
+                best = tile
+    return best
+
+
+def _tables(spec: ConvSpec, axes: tuple[pack.Axis, ...], tile: Tile) -> list[np.ndarray]:
+    """off (tile), off (input in place), at (full tile), at (last tile of a row), sources and phases per axis."""
+    d, h, w = axes
+    C = spec.C // spec.groups
+    ID, IH, IW = spec.input3
+    nh, nw = len(h.phases), len(w.phases)
+    d_pitch, pixel = (tile.TH + h.halo) * tile.pitch, spec.C if spec.channels_last else 1
+
+    def offsets(channels: int, c_step: int, taps: list[int]) -> np.ndarray:
+        return (np.arange(channels, dtype=np.int64)[:, None] * c_step + np.array(taps, np.int64)).reshape(-1)
+
+    inside, tiled = np.empty(0, np.int64), np.empty(0, np.int64)
+    if tile.packed:
+        taps = [
+            ((pd * nh + ph) * nw + pw) * tile.plane + qd * d_pitch + qh * tile.pitch + qw
+            for pd, qd in d.taps for ph, qh in h.taps for pw, qw in w.taps
+        ]  # fmt: skip
+        tiled = offsets(tile.CB, tile.c_pitch, taps)
+    if tile.in_place:
+        steps = [[k * dilation for k in range(kernel)] for kernel, dilation in zip(spec.kernel3, spec.dilation3, strict=True)]
+        taps = [((a * IH + b) * IW + c) * pixel for a in steps[0] for b in steps[1] for c in steps[2]]
+        inside = offsets(C, 1 if spec.channels_last else ID * IH * IW, taps[::-1] if spec.flip else taps)
+    pixels = []
+    if tile.channels_form:
+        OW = spec.output3[2]
+        _, sh, sw = spec.stride3
+        row, column = (sh * IW * pixel, sw * pixel) if tile.in_place else (tile.pitch, 1)
+        for width in (tile.TW, (OW - 1) % tile.TW + 1):
+            places = np.arange(tile.TH, dtype=np.int64)[:, None] * row + np.arange(width, dtype=np.int64) * column
+            pixels.append(places.reshape(-1))
+    else:
+        pixels = [np.empty(0, np.int64)] * 2
+    return [tiled, inside, *pixels, *(a.sources for a in axes), *(np.array(a.phases, np.int64) for a in axes)]
+
+
+#: The geometry array's fields, in the order in which the kernels unpack it; then the starts of `_tables`.
+FIELDS = 38
+SECTIONS = 10
+
+
+def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+    """Everything `direct.run` needs, or why the problem cannot be cut to fit `limit`."""
+    full, spec = spec, as_line(spec)
+    axes = (pack.axis(spec, 0), pack.axis(spec, 1), pack.axis(spec, 2))
+    d, h, w = axes
+    C, OC, G = spec.C // spec.groups, spec.OC // spec.groups, spec.groups
+    tile = choose(spec, axes, threads, limit)
+    if tile is None:
+        return f"its smallest tile exceeds the workspace limit of {limit} bytes"
+    sections = _tables(spec, axes, tile)
+    starts = np.cumsum([0, *(len(s) for s in sections)])[:SECTIONS]
+    W, size = isa.width(spec.dtype), spec.itemsize
+    c_start = workspace.aligned(tile.packed, size)
+    per_thread = c_start + workspace.aligned(tile.sums, size)
+    mr = row_tile(OC)
+    reach = int(sections[1].max()) if tile.in_place else 0
+    block = vector_blocks(tile.OCP, W) if tile.channels_form else finished_together(spec, mr)
+    geometry = np.array(
+        [
+            spec.channels_last, tile.in_place, reach, mr, block, per_thread, c_start, C, OC, G, spec.K // C,
+            *spec.input3, *spec.output3, *spec.stride3, *(lo for lo, _ in spec.padding3), d.halo, h.halo, w.halo,
+            len(d.phases), len(h.phases), len(w.phases), tile.TH, tile.TW, tile.OCP, tile.pitch, tile.plane,
+            tile.c_pitch, tile.CB, tile.c_row, transposed_row(tile.TH * tile.TW, W, size), *starts,
+        ],
+        np.int64,
+    )  # fmt: skip
+    assert len(geometry) == FIELDS + SECTIONS
+    outputs = spec.N * spec.OC * prod(spec.output)
+    tiles = spec.output3[0] * -(-spec.output3[1] // tile.TH) * -(-spec.output3[2] // tile.TW)
+    moved = 0 if tile.in_place else spec.N * G * tiles * -(-OC // tile.OCP) * C * tile.c_pitch
+    cost = Cost(
+        flops=2.0 * outputs * spec.K * tile.lanes,
+        bytes=float(full.input_bytes + full.output_bytes + full.weight_bytes),
+        transform=float(moved + outputs),
+        tasks=tile.tasks,
+    )
+    form = "channels" if tile.channels_form else "pixels"
+    return Params(
+        form, geometry, np.concatenate(sections), tile.tasks, threads, per_thread, per_thread * threads * size, cost
+    )
