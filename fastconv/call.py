@@ -113,19 +113,23 @@ def make_epilogue(numbers: arrays.Numbers, activation: Any) -> Epilogue:
     return Epilogue.make(numbers.kernel, activation=activation)
 
 
-def build_plan(spec: ConvSpec, options: Options) -> Plan:
+def build_plan(spec: ConvSpec, options: Options, prepared: bool) -> Plan:
     """The plan of a spec; options that are not understood, or that the algorithm refuses, are errors here."""
     return plan_spec(
-        spec, algorithm=options.algorithm, accuracy=options.accuracy, workspace_limit=options.workspace_limit
+        spec,
+        algorithm=options.algorithm,
+        accuracy=options.accuracy,
+        workspace_limit=options.workspace_limit,
+        prepared=prepared,
     )
 
 
 class Call:
     """One convolution bound to shapes, dtypes, memory orders and options; the data comes with each call."""
 
-    def __init__(self, function: str, ndim: int, x: np.ndarray, weight: np.ndarray, options: Options) -> None:
+    def __init__(self, ndim: int, x: np.ndarray, weight: np.ndarray, options: Options, prepared: bool) -> None:
         last = layout_is_channels_last(options.layout, ndim)
-        check_axes(function, ndim, x.shape, weight.shape, options.layout, last)
+        check_axes(ndim, x.shape, weight.shape, options.layout, last)
         self.options = options
         # Read by identity on every call: see `find`.
         self.stride, self.padding, self.dilation, self.groups = options[:4]
@@ -140,7 +144,7 @@ class Call:
         channels_last = arrays.is_channels_last(logical, prefer=last)
         self.spec = spec = build_spec(logical.shape, weight.shape, numbers, options, channels_last)
         self.channels_last = channels_last
-        self.plan = plan = build_plan(spec, options)
+        self.plan = plan = build_plan(spec, options, prepared)
         # Past the plan's thin methods: this is the hot path.
         self.run = partial(plan.module.run, plan.spec, plan.params)
         self.prepare = partial(plan.module.prepare, plan.spec, plan.params)
@@ -295,15 +299,15 @@ def check_bias(bias: Any, OC: int, dtype: np.dtype) -> np.ndarray:
     return bias
 
 
-def check_axes(function: str, ndim: int, x_shape: Any, weight_shape: Any, layout: Any, last: bool) -> None:
+def check_axes(ndim: int, x_shape: Any, weight_shape: Any, layout: Any, last: bool) -> None:
     """ValueError unless x and weight have the number of axes of an `ndim`-dimensional convolution."""
     axes = f"{', '.join(_AXES[ndim])}, C" if last else f"C, {', '.join(_AXES[ndim])}"
     if len(x_shape) not in (ndim + 1, ndim + 2):
         raise ValueError(
-            f"{function}: x must have {ndim + 2} axes (N, {axes}) or {ndim + 1} ({axes}), got shape {tuple(x_shape)}"
+            f"conv{ndim}d: x must have {ndim + 2} axes (N, {axes}) or {ndim + 1} ({axes}), got shape {tuple(x_shape)}"
         )
     if len(weight_shape) != ndim + 2:
         raise ValueError(
-            f"{function}: weight must have {ndim + 2} axes (out channels, channels per group, "
+            f"conv{ndim}d: weight must have {ndim + 2} axes (out channels, channels per group, "
             f"{', '.join(_AXES[ndim])}), got shape {tuple(weight_shape)}"
         )

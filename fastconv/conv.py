@@ -79,7 +79,7 @@ def _convolve(
         stride, padding, dilation, groups, padding_mode, activation, layout, flip, algorithm, accuracy, workspace_limit
     )
     native = arrays.as_array("x", x), arrays.as_array("weight", weight)
-    bound = Call(f"conv{ndim}d", ndim, *native, Options(*map(call.frozen, options)))
+    bound = Call(ndim, *native, Options(*map(call.frozen, options)), prepared=False)
     if native[0] is x and native[1] is weight:
         call.remember(_calls, key, bound)
     return bound(*native, None, bias, residual, out)

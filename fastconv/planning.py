@@ -31,7 +31,7 @@ def spec_of(
     if ndim not in (1, 2, 3):
         raise ValueError(f"weight_shape must have 3 to 5 axes (OC, C // groups, 1 to 3 spatial), got {weight_shape}")
     last = call.layout_is_channels_last(opts.layout, ndim)
-    call.check_axes(f"conv{ndim}d", ndim, x_shape, weight_shape, opts.layout, last)
+    call.check_axes(ndim, x_shape, weight_shape, opts.layout, last)
     batched = x_shape if len(x_shape) == ndim + 2 else (1, *x_shape)
     logical = (batched[0], batched[-1], *batched[1:-1]) if last else batched
     parsed = arrays.parse_dtype(dtype)
@@ -40,8 +40,15 @@ def spec_of(
     return call.build_spec(logical, weight_shape, numbers, opts, last), opts
 
 
-def plan(x_shape: Sequence[int], weight_shape: Sequence[int], *, dtype: DTypeLike = "float32", **options: Any) -> Plan:
-    """The plan by which `conv1d`, `conv2d` or `conv3d` would compute arrays of these shapes.
+def plan(
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *,
+    dtype: DTypeLike = "float32",
+    prepared: bool = True,
+    **options: Any,
+) -> Plan:
+    """How a convolution of arrays of these shapes is computed.
 
     Parameters
     ----------
@@ -49,6 +56,9 @@ def plan(x_shape: Sequence[int], weight_shape: Sequence[int], *, dtype: DTypeLik
         Shapes as the convolution takes them; the number of axes of the weight says which convolution it is.
     dtype : dtype
         Of both arrays.
+    prepared : bool
+        True for layers made by `prepare`, which bring the weights into the form that the algorithm wants only once;
+        False for `conv1d`, `conv2d` and `conv3d`, which do so in every call: its time then counts in the choice.
     **options
         Options of the convolution: stride, padding, dilation, groups, padding_mode, activation, layout, flip,
         algorithm, accuracy, workspace_limit.
@@ -65,7 +75,7 @@ def plan(x_shape: Sequence[int], weight_shape: Sequence[int], *, dtype: DTypeLik
     'direct'
     """
     spec, opts = spec_of(x_shape, weight_shape, dtype, **options)
-    return call.build_plan(spec, opts)
+    return call.build_plan(spec, opts, prepared)
 
 
 def explain(
@@ -73,6 +83,7 @@ def explain(
     weight_shape: Sequence[int],
     *,
     dtype: DTypeLike = "float32",
+    prepared: bool = True,
     measure: bool = False,
     **options: Any,
 ) -> Explanation:
@@ -85,7 +96,7 @@ def explain(
     Explanation
         Prints as a table; ``.rows`` holds the same as objects.
     """
-    return plan(x_shape, weight_shape, dtype=dtype, **options).explain(measure)
+    return plan(x_shape, weight_shape, dtype=dtype, prepared=prepared, **options).explain(measure)
 
 
 def autotune(

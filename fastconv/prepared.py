@@ -88,7 +88,7 @@ class PreparedConv:
 
     def _bind(self, key: Any, x: np.ndarray) -> tuple[Call, Any, Epilogue | None]:
         native = arrays.as_array("x", x)
-        bound = Call(f"conv{self.ndim}d", self.ndim, native, self.weight, self.options)
+        bound = Call(self.ndim, native, self.weight, self.options, prepared=True)
         packed = bound.pack(self.weight)
         for other, same, _ in list(self._bound.values()):
             # Plans of other shapes often want the very same bytes: hold them once.

@@ -219,6 +219,23 @@ def accepts(module, spec: ConvSpec, threads: int = 1, limit: int = 256 << 20):
     return params
 
 
+def is_transform(module) -> bool:
+    """Whether the algorithm's bound holds norm-wise, as that of every algorithm that works in a transform domain."""
+    return module.NOTE.startswith("norm-wise")
+
+
+def norm_scale(spec: ConvSpec, x: np.ndarray, weight: np.ndarray) -> float:
+    """The largest ||w|| ||x|| of a filter and the part of an image that it sees; x is logical or flat in memory."""
+    shape = (spec.N, -1, spec.C) if spec.channels_last else (spec.N, spec.C, -1)
+    cells = np.moveaxis(x.reshape(shape), 2, 1) if spec.channels_last else x.reshape(shape)
+    # Padding other than zeros repeats cells, some of them twice along each axis.
+    grown = np.prod(spec.padded) / np.prod(spec.input)
+    repeats = 1.0 if spec.padding_mode == "zeros" else max(1.0, grown)
+    groups = cells.astype(np.float64).reshape(spec.N, spec.groups, -1)
+    largest_x = np.sqrt((groups**2).sum(-1).max() * repeats)
+    return float(largest_x * np.sqrt((weight.astype(np.float64).reshape(spec.OC, -1) ** 2).sum(1).max()))
+
+
 # ---- an oracle that shares no code with the package -----------------------------------------------------------------
 
 _PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}

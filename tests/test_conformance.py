@@ -13,7 +13,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from cases import accepts, integers, problems, reduced, run, sample
+from cases import accepts, integers, is_transform, norm_scale, problems, reduced, run, sample
 
 from fastconv.kernels import reference
 from fastconv.kernels.epilogue import Epilogue
@@ -48,12 +48,9 @@ def data(p, spec: ConvSpec) -> tuple[np.ndarray, np.ndarray, Epilogue]:
 
 def allowed(module, spec: ConvSpec, x: np.ndarray, weight: np.ndarray) -> float:
     """The largest error of a transform algorithm, whose bound holds norm-wise; 0 for all others."""
-    if "norm" not in module.NOTE:
+    if not is_transform(module):
         return 0.0
-    unit = np.finfo(spec.dtype).eps / 2
-    # (|w| * |x|) is nowhere more than this.
-    scale = float(np.abs(weight).reshape(spec.OC, -1).sum(1).max()) * float(np.abs(x).max())
-    return module.ERROR_BOUND * unit * scale
+    return module.ERROR_BOUND * np.finfo(spec.dtype).eps / 2 * norm_scale(spec, x, weight)
 
 
 def compare(p) -> tuple[list[str], list[str]]:
