@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("float32", "float64"), default="float32", help="[%(default)s]")
     add("--mode", choices=MODES, default="prepared",
         help="weights prepared ahead, or passed with each call, or both [%(default)s]")  # fmt: skip
+    add("--accuracy", choices=("exact", "default", "fast"), default="default", help="[%(default)s]")
     add("--algorithms", type=names, default=[], metavar="A,B", help="time these algorithms too; 'all' for all")
     add("--regret", action="store_true", help="time all algorithms: was the fastest one chosen?")
     add("--seconds-per-layer", type=float, default=2.0, metavar="S", help="[%(default)s]")
@@ -148,7 +149,7 @@ def run_layers(layers: Sequence[Layer], peers: Sequence[Peer], options: argparse
                         progress.show(f"{threads} thread{'s' * (threads > 1)}, {suite}/{layer.short_name}")
                         result = time_layer(
                             layer, peers, threads=threads, dtype=options.dtype, mode=options.mode,
-                            algorithms=algorithms, seconds=seconds, min_rounds=3 if options.quick else 7,
+                            accuracy=options.accuracy, algorithms=algorithms, seconds=seconds, min_rounds=3 if options.quick else 7,
                         )  # fmt: skip
                         members.append(result)
                         results.append(result)

@@ -179,20 +179,25 @@ def interleave(
 
 
 def our_contestants(
-    layer: Layer, plan: Any, data: tuple[np.ndarray, np.ndarray], mode: str, algorithms: Sequence[str]
+    layer: Layer,
+    plan: Any,
+    data: tuple[np.ndarray, np.ndarray],
+    mode: str,
+    algorithms: Sequence[str],
+    options: dict[str, Any],
 ) -> tuple[dict[str, Maker], dict[str, str]]:
     """How to make each of our own calls, and why some algorithms have none."""
     x, weight = data
     functional = (fastconv.conv1d, fastconv.conv2d, fastconv.conv3d)[layer.ndim - 1]
 
     def prepared(algorithm: str) -> Call:
-        return partial(fastconv.prepare(weight, algorithm=algorithm, **layer.options), x)
+        return partial(fastconv.prepare(weight, algorithm=algorithm, **options), x)
 
     makers: dict[str, Maker] = {}
     if mode != "functional":
         makers[PREPARED] = partial(prepared, "auto")
     if mode != "prepared":
-        makers[FUNCTIONAL] = lambda: partial(functional, x, weight, **layer.options)
+        makers[FUNCTIONAL] = lambda: partial(functional, x, weight, **options)
     notes = {}
     for module in CANDIDATES:
         name = module.NAME
@@ -224,6 +229,7 @@ def time_layer(
     dtype: str = "float32",
     mode: str = "prepared",
     algorithms: Sequence[str] = (),
+    accuracy: str = "default",
     seconds: float = 2.0,
     min_rounds: int = 7,
 ) -> Result:
@@ -242,13 +248,16 @@ def time_layer(
         Our own contestants: weights prepared ahead, or passed with each call.
     algorithms : sequence of str
         Algorithms timed besides the one that the dispatcher chooses; ``"all"`` means all that accept the layer.
+    accuracy : {"exact", "default", "fast"}
+        Asked of the dispatcher.
     seconds, min_rounds
         See `interleave`.
     """
     x, weight = layer.data(dtype)
-    plan = fastconv.plan(layer.spec.x_shape, layer.spec.weight_shape, dtype=dtype, **layer.options)
+    options = layer.options | {"accuracy": accuracy}
+    plan = fastconv.plan(x.shape, weight.shape, dtype=dtype, **options)
     result = Result(layer, threads, dtype, plan.algorithm, roof(measure=True).peak(dtype, threads))
-    makers, result.notes = our_contestants(layer, plan, (x, weight), mode, algorithms)
+    makers, result.notes = our_contestants(layer, plan, (x, weight), mode, algorithms, options)
     read: dict[str, Callable[[Any], np.ndarray]] = {}
     for peer in peers:
         reason = peer.refuses(layer, dtype)
