@@ -58,7 +58,8 @@ def run(image: str, out: Path, size: int) -> int:
 
         heading = machine()
         draw(pixels, results[: len(filters)], results[len(filters) :], heading, out)
-    console().print(table(results, heading))
+    paper = console()
+    paper.print(table(results, heading, paper.width))
     print(f"gallery: {out}")
     return 0 if all(run.passed for result in results for run in result.runs) else 1
 

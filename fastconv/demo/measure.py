@@ -17,8 +17,8 @@ __all__ = ["Result", "Run", "measure", "measure_all"]
 UNIT = 2.0**-24  # half the spacing of the float32 numbers just above 1
 NORMWISE = {"fft"}  # its rounding errors spread over a whole tile: its bound holds for the largest |w| * |x|
 
-BUDGET = 0.1  # seconds of repeated timing for one algorithm on one problem
-REPEATS = 15
+# Calls of one algorithm on one problem: until the first limit of seconds, but three calls until the second.
+REPEATS, BUDGET, PATIENCE = 15, 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def measure_all(
     ``progress`` is told what runs now and which share of the problems is done.
     """
     planes = image[:, None]  # a filter treats the colours as a batch of three grey pictures
-    for problem, x in ((filters[0], planes), (layers[0], image[None])):  # in miniature: compiles every kernel
-        measure(problem, x[..., :32, :32], lambda algorithm, _: progress(f"compiling {algorithm}", 0.0))
+    for first, sample in ((filters[0], planes), (layers[0], image[None])):  # in miniature: compiles every kernel
+        measure(first, sample[..., :32, :32], lambda algorithm, _: progress(f"compiling {algorithm}", 0.0))
     inputs: dict[str | None, np.ndarray] = {None: (image - image.mean(axis=(1, 2), keepdims=True))[None]}
     problems = [(filter_, planes) for filter_ in filters] + [(layer, None) for layer in layers]
     results = []
@@ -136,7 +136,7 @@ def worst_error(difference: np.ndarray, scale: np.ndarray | float) -> float:
 def fastest(call: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
     """The result, and the seconds of the fastest of a few calls; a slow call is not repeated."""
     times: list[float] = []
-    while len(times) < REPEATS and sum(times) < BUDGET:
+    while len(times) < REPEATS and sum(times) < (BUDGET if len(times) >= 3 else PATIENCE):
         start = perf_counter()
         result = call()
         times.append(perf_counter() - start)

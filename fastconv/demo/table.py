@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import exp, log
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -11,29 +12,40 @@ from rich.text import Text
 
 from fastconv.demo.measure import Result
 
-__all__ = ["table"]
+__all__ = ["console", "milliseconds", "table"]
+
+WIDE = 110  # columns from which on the losers fit beside the rest
 
 
-def table(results: list[Result], machine: str) -> RenderableType:
-    """The table and a few lines that say how to read it."""
-    grid = Table(title=machine, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def table(results: list[Result], machine: str, width: int) -> RenderableType:
+    """The table and a few lines that say how to read it; the losers are a table of their own on a narrow screen."""
+    wide = width >= WIDE
+    style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 2 if wide else 1, 0, 0)}
+    grid = Table(title=machine, title_justify="left", title_style="bold", **style)
+    others = grid if wide else Table(**style)
     grid.add_column("problem", no_wrap=True)
     grid.add_column("chosen", no_wrap=True)
     for header in ("predicted\nms", "measured\nms", "GFLOP/s", "% of\nroof", "error\nu"):
         grid.add_column(header, justify="right", no_wrap=True)
-    grid.add_column("the others, ms", overflow="fold")
+    if not wide:
+        others.add_column("problem", no_wrap=True)
+    others.add_column("the others, ms")
     for result in results:
         chosen = result.chosen
-        grid.add_row(
-            result.problem.name,
+        row = [
+            Text(result.problem.name),
             Text(chosen.algorithm, style="bold"),
-            milliseconds(chosen.predicted_ms),
+            Text(milliseconds(chosen.predicted_ms)),
             Text(milliseconds(chosen.ms), style="bold"),
-            f"{result.gflops:.0f}" if result.gflops >= 10 else f"{result.gflops:.1f}",
-            f"{100 * result.gflops / result.roof_gflops:.0f}",
+            Text(f"{result.gflops:.0f}" if result.gflops >= 10 else f"{result.gflops:.1f}"),
+            Text(f"{100 * result.gflops / result.roof_gflops:.0f}"),
             Text(f"{chosen.error:.1f}", style="green" if chosen.passed else "bold red"),
-            losers(result),
-        )
+        ]
+        if wide:
+            grid.add_row(*row, losers(result))
+        else:
+            grid.add_row(*row)
+            others.add_row(result.problem.name, losers(result))
     checks = [run for result in results for run in result.runs]
     failed = [(result.problem.name, run) for result in results for run in result.runs if not run.passed]
     regrets = [result.regret for result in results]
@@ -54,7 +66,7 @@ def table(results: list[Result], machine: str) -> RenderableType:
         verdict.append(
             f"\nFAILED  {name}: {run.algorithm} is off by {run.error:.3g} u, its bound is {run.bound:g} u", "bold red"
         )
-    return Group(grid, notes, verdict)
+    return Group(grid, notes, verdict) if wide else Group(grid, others, notes, verdict)
 
 
 def losers(result: Result) -> Text:
@@ -75,4 +87,4 @@ def milliseconds(value: float) -> str:
 def console(*, stderr: bool = False) -> Console:
     """A console that keeps the table readable when it is piped into a file."""
     plain = Console(stderr=stderr)
-    return plain if plain.is_terminal else Console(stderr=stderr, width=max(plain.width, 110))
+    return plain if plain.is_terminal else Console(stderr=stderr, width=max(plain.width, 120))
