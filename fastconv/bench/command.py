@@ -149,7 +149,8 @@ def run_layers(layers: Sequence[Layer], peers: Sequence[Peer], options: argparse
                         progress.show(f"{threads} thread{'s' * (threads > 1)}, {suite}/{layer.short_name}")
                         result = time_layer(
                             layer, peers, threads=threads, dtype=options.dtype, mode=options.mode,
-                            accuracy=options.accuracy, algorithms=algorithms, seconds=seconds, min_rounds=3 if options.quick else 7,
+                            accuracy=options.accuracy, algorithms=algorithms, seconds=seconds,
+                            min_rounds=3 if options.quick else 7,
                         )  # fmt: skip
                         members.append(result)
                         results.append(result)
