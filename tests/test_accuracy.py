@@ -71,8 +71,8 @@ def test_contract(dtype, report):
                 if params is None:
                     continue
                 got = run(module, spec, params, flat(x, spec), w, Epilogue.make(dtype))
-                    against = norm_scale(spec, flat(x, spec), w) if is_transform(module) else scale
-                    error = float((abs(got - want) / (unit * against)).max())
+                against = norm_scale(spec, flat(x, spec), w) if is_transform(module) else scale
+                error = float((abs(got - want) / (unit * against)).max())
                 bound = module.ERROR_BOUND
                 if module.ACCURACY != "fast":
                     bound = min(bound, CONTRACT)
