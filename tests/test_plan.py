@@ -280,7 +280,7 @@ ROOF = cost.Roof(
 
 
 def predict(flops=0.0, moved=0.0, transform=0.0, tasks=64, threads=1, name="direct", **scale):
-    return cost.seconds(name, Cost(flops, moved, transform, tasks), "float32", threads, cost.Machine(ROOF, scale))
+    return cost.seconds(name, Cost(flops, moved, transform, tasks), SPEC, threads, cost.Machine(ROOF, scale))
 
 
 def test_cost_grows_with_the_work():
@@ -288,7 +288,7 @@ def test_cost_grows_with_the_work():
     assert idle > 0
     assert predict(flops=1e9) == pytest.approx(idle + 1e9 / (cost.RATES["direct"].efficiency * 1e11))
     assert predict(transform=1e9) > predict(flops=1e9)
-    assert predict(moved=1e9) == pytest.approx(idle + 0.1)
+    assert predict(moved=1e9) == pytest.approx(idle + cost.RATES["direct"].memory * 0.1)
 
 
 def test_tasks_are_not_divided_between_threads():

@@ -95,7 +95,7 @@ def _ratios(spec: ConvSpec, bare: Machine) -> dict[str, float]:
         params = module.parameters(spec, 1, LIMIT)
         if isinstance(params, str):
             continue
-        predicted = cost.seconds(module.NAME, module.cost(spec, params), spec.dtype, 1, bare)
+        predicted = cost.seconds(module.NAME, module.cost(spec, params), spec, 1, bare)
         if predicted <= SLOWEST:
             runners.append((module, params))
             predictions.append(predicted)

@@ -70,7 +70,7 @@ def _ask(module: Algorithm, request: Request, machine: cost.Machine, known: wisd
         return Candidate(module, reason=params)
     if known is not None and known.variant:
         params = variants(module, spec, threads, limit).get(known.variant, params)
-    predicted = cost.seconds(module.NAME, module.cost(spec, params), spec.dtype, threads, machine)
+    predicted = cost.seconds(module.NAME, module.cost(spec, params), spec, threads, machine)
     if not request.prepared:
         predicted += _prepare_seconds(module, request, params, machine)
     return Candidate(module, params, predicted, None if known is None else known.total(request.prepared))
@@ -80,7 +80,7 @@ def _prepare_seconds(module: Algorithm, request: Request, params: Any, machine: 
     work = getattr(module, "prepare_cost", None)
     if work is None:
         return 0.0
-    return cost.seconds(module.NAME, work(request.spec, params), request.spec.dtype, request.threads, machine)
+    return cost.seconds(module.NAME, work(request.spec, params), request.spec, request.threads, machine)
 
 
 def variants(module: Algorithm, spec: ConvSpec, threads: int, limit: int) -> dict[str, Any]:
