@@ -18,7 +18,7 @@ complex radix-2 step is 6 of them (Linzer & Feig 1993), a radix-8 butterfly 72.
 from __future__ import annotations
 
 from cmath import exp, pi
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -34,7 +34,7 @@ Complex = tuple[Any, Any]  # real and imaginary vector
 # ---- butterflies -------------------------------------------------------------------------------------------------
 
 
-class _ComplexEmitter(Emitter):
+class ComplexEmitter(Emitter):
     """Complex arithmetic on pairs of vectors."""
 
     def negative(self, a: Any) -> Any:
@@ -68,15 +68,15 @@ class _ComplexEmitter(Emitter):
         return (re, im), (self.fma(two, a[0], self.negative(re)), self.fma(two, a[1], self.negative(im)))
 
 
-def _minus_i(w: Complex, e: _ComplexEmitter) -> Complex:
+def _minus_i(w: Complex, e: ComplexEmitter) -> Complex:
     return w[1], e.negative(w[0])
 
 
-def _radix2(e: _ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Complex]:
+def _radix2(e: ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Complex]:
     return list(e.pair(x[0], x[1], w[0]))
 
 
-def _radix4(e: _ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Complex]:
+def _radix4(e: ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Complex]:
     """w = c^2, c"""
     a0, b0 = e.pair(x[0], x[2], w[0])
     a1, b1 = e.pair(x[1], x[3], w[0])
@@ -85,7 +85,7 @@ def _radix4(e: _ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Comp
     return [y0, y1, y2, y3]
 
 
-def _radix8(e: _ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Complex]:
+def _radix8(e: ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Complex]:
     """w = c^4, c^2, c, c e^(-i pi/4)"""
     halves = [e.pair(x[q], x[q + 4], w[0]) for q in range(4)]
     even = _radix4(e, [h[0] for h in halves], [w[1], w[2]])
@@ -93,7 +93,7 @@ def _radix8(e: _ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Comp
     return [v for both in zip(even, odd, strict=True) for v in both]
 
 
-def _radix3(e: _ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Complex]:
+def _radix3(e: ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Complex]:
     """w = c, c^2"""
     t1, t2 = e.times(x[1], w[0]), e.times(x[2], w[1])
     total, difference = e.plus(t1, t2), e.minus(t1, t2)
@@ -106,7 +106,7 @@ def _radix3(e: _ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Comp
     ]
 
 
-def _radix5(e: _ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Complex]:
+def _radix5(e: ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Complex]:
     """w = c, c^2, c^3, c^4"""
     t = [e.times(x[q + 1], w[q]) for q in range(4)]
     s1, s2 = e.plus(t[0], t[3]), e.plus(t[1], t[2])
@@ -127,12 +127,12 @@ def _radix5(e: _ComplexEmitter, x: list[Complex], w: list[Complex]) -> list[Comp
     return [e.plus(x[0], e.plus(s1, s2)), y1, y2, y3, y4]
 
 
-def _product(e: _ComplexEmitter, a: Complex, factor: float) -> Complex:
+def _product(e: ComplexEmitter, a: Complex, factor: float) -> Complex:
     f = e.constant(factor)
     return e.mul(a[0], f), e.mul(a[1], f)
 
 
-Butterfly = Callable[[_ComplexEmitter, list[Complex], list[Complex]], list[Complex]]
+Butterfly = Callable[[ComplexEmitter, list[Complex], list[Complex]], list[Complex]]
 _BUTTERFLIES: dict[int, Butterfly] = {2: _radix2, 3: _radix3, 4: _radix4, 5: _radix5, 8: _radix8}
 
 
@@ -149,139 +149,207 @@ TWIDDLES: dict[int, list[tuple[int, int]]] = {
 # ---- intrinsics --------------------------------------------------------------------------------------------------
 
 
-def _load(e: _ComplexEmitter, pointer: Any, re: Any, im: Any) -> Complex:
+Emit = Callable[[ComplexEmitter, Sequence[Any]], None]
+
+
+def function_of(module: Any, name: str, dtype: str, kinds: Sequence[Any], emit: Emit) -> Any:
+    """The function that runs `emit`'s code, made once in each module. Never inlined: kernels call it from many places."""
+    full = f"fastconv_{name}_{dtype}"
+    function = module.globals.get(full)
+    if function is None:
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), full)
+        function.linkage = "linkonce_odr"
+        function.attributes.add("noinline")
+        function.attributes.add("nounwind")
+        body = ir.IRBuilder(function.append_basic_block("entry"))
+        emit(ComplexEmitter(body, dtype), function.args)
+        body.ret_void()
+    return function
+
+
+def routine(name: str, emit: Emit, *arrays: int, plain: Sequence[int] = ()) -> Callable[..., Any]:
+    """Code generation of an intrinsic that calls `function_of` `emit`.
+
+    arrays: the arguments that are arrays followed by an index, `plain`: integer arrays without one; `emit` gets pointers.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values, at = [], 0
+        while at < len(args):
+            if at in plain:
+                values.append(array_pointer(context, builder, sig.args[at], args[at], i64(0)))
+            elif at in arrays:
+                values.append(array_pointer(context, builder, sig.args[at], args[at], args[at + 1]))
+                at += 1
+            else:
+                values.append(args[at])
+            at += 1
+        dtype = element_dtype(sig.args[arrays[0]])
+        builder.call(function_of(builder.module, name, dtype, [v.type for v in values], emit), values)
+        return context.get_dummy_value()
+
+    return codegen
+
+
+def load(e: ComplexEmitter, pointer: Any, re: Any = None, im: Any = None) -> Complex:
+    re, im = (i64(0), i64(e.width)) if re is None else (re, im)
     return e.load(e.builder.gep(pointer, [re])), e.load(e.builder.gep(pointer, [im]))
 
 
-def _store(e: _ComplexEmitter, value: Complex, pointer: Any, re: Any, im: Any) -> None:
+def store(e: ComplexEmitter, value: Complex, pointer: Any, re: Any = None, im: Any = None) -> None:
+    re, im = (i64(0), i64(e.width)) if re is None else (re, im)
     e.store(value[0], e.builder.gep(pointer, [re]))
     e.store(value[1], e.builder.gep(pointer, [im]))
 
 
-@intrinsic
-def fft_pass(
-    typingctx: Any, radix: Any, data: Any, base: Any, backward: Any, table: Any, t0: Any,
-    outer: Any, outer_step: Any, inner: Any, inner_step: Any, leg: Any, repeat: Any, repeat_step: Any,
-) -> Any:  # fmt: skip
-    """One pass: a butterfly on the legs ``base + o*outer_step + i*inner_step + k*repeat_step + q*leg`` for all o, i, k.
+def emit_pass(e: ComplexEmitter, args: Sequence[Any]) -> None:
+    """radix, data, backward, twiddles, outer, outer_step, inner, inner_step, leg, repeat, repeat_step: one pass.
 
-    Twiddles are those of o. `backward` exchanges real and imaginary parts.
+    A butterfly on the legs data + o*outer_step + i*inner_step + k*repeat_step + q*leg for all o, i, k; twiddles are
+    those of o; `backward` exchanges real and imaginary parts.
     """
-    dtype = element_dtype(data, table)
-    n = types.int64
+    b = e.builder
+    radix, start, backward, constants, outer, outer_step, inner, inner_step, leg, repeat, repeat_step = args
+    turned = b.icmp_signed("!=", backward, i64(0))
+    re, im = b.select(turned, i64(e.width), i64(0)), b.select(turned, i64(0), i64(e.width))
+    end = b.append_basic_block("end")
+    choice = b.switch(radix, end)
+    for r, butterfly in _BUTTERFLIES.items():
+        block = b.append_basic_block(f"radix{r}")
+        choice.add_case(i64(r), block)
+        b.position_at_end(block)
+        legs, count = [b.mul(leg, i64(q)) for q in range(r)], len(TWIDDLES[r])
+        with cgutils.for_range(b, outer) as o:
+            place = b.gep(start, [b.mul(o.index, outer_step)])
+            row = b.gep(constants, [b.mul(o.index, i64(2 * count))])
+            scalars = [b.load(b.gep(row, [i64(j)])) for j in range(2 * count)]
+            w = [(e.splat(scalars[2 * j]), e.splat(scalars[2 * j + 1])) for j in range(count)]
+            with cgutils.for_range(b, repeat) as k:
+                with cgutils.for_range(b, inner) as i:
+                    here = b.gep(place, [b.add(b.mul(i.index, inner_step), b.mul(k.index, repeat_step))])
+                    points = [b.gep(here, [leg]) for leg in legs]
+                    results = butterfly(e, [load(e, p, re, im) for p in points], w)
+                    for value, p in zip(results, points, strict=True):
+                        store(e, value, p, re, im)
+        b.branch(end)
+    b.position_at_end(end)
 
-    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
-        e = _ComplexEmitter(b, dtype)
-        start = array_pointer(context, b, sig.args[1], a[1], a[2])
-        constants = array_pointer(context, b, sig.args[4], a[4], a[5])
-        turned = b.icmp_signed("!=", a[3], i64(0))
-        re, im = b.select(turned, i64(e.width), i64(0)), b.select(turned, i64(0), i64(e.width))
-        end = b.append_basic_block("fft_pass_end")
-        choice = b.switch(a[0], end)
-        for r, butterfly in _BUTTERFLIES.items():
-            block = b.append_basic_block(f"radix{r}")
-            choice.add_case(i64(r), block)
-            b.position_at_end(block)
-            legs = [b.mul(a[10], i64(q)) for q in range(r)]
-            with cgutils.for_range(b, a[6]) as o:
-                place = b.gep(start, [b.mul(o.index, a[7])])
-                row = b.gep(constants, [b.mul(o.index, i64(2 * len(TWIDDLES[r])))])
-                scalars = [b.load(b.gep(row, [i64(j)])) for j in range(2 * len(TWIDDLES[r]))]
-                w = [(e.splat(scalars[2 * j]), e.splat(scalars[2 * j + 1])) for j in range(len(TWIDDLES[r]))]
-                with cgutils.for_range(b, a[11]) as k:
-                    with cgutils.for_range(b, a[8]) as i:
-                        here = b.gep(place, [b.add(b.mul(i.index, a[9]), b.mul(k.index, a[12]))])
-                        points = [b.gep(here, [leg]) for leg in legs]
-                        results = butterfly(e, [_load(e, p, re, im) for p in points], w)
-                        for value, p in zip(results, points, strict=True):
-                            _store(e, value, p, re, im)
-            b.branch(end)
-        b.position_at_end(end)
-        return context.get_dummy_value()
 
-    return types.void(n, data, n, n, table, n, n, n, n, n, n, n, n), codegen
+def emit_transpose(e: ComplexEmitter, args: Sequence[Any]) -> None:
+    """Transpose `blocks` blocks of W complex vectors, each contiguous, blocks *_step elements apart."""
+    b, W = e.builder, e.width
+    blocks, src, src_step, dst, dst_step = args
+    with cgutils.for_range(b, blocks) as k:
+        source = b.gep(src, [b.mul(k.index, src_step)])
+        target = b.gep(dst, [b.mul(k.index, dst_step)])
+        for part in (0, W):
+            rows = [e.load(b.gep(source, [i64(2 * W * i + part)])) for i in range(W)]
+            for i, row in enumerate(e.transpose(rows)):
+                e.store(row, b.gep(target, [i64(2 * W * i + part)]))
+
+
+def emit_multiply(e: ComplexEmitter, args: Sequence[Any]) -> None:
+    b = e.builder
+    count, conjugate, pa, pw, po = args
+    step = i64(2 * e.width)
+    one = ir.Constant(e.scalar, 1.0), ir.Constant(e.scalar, -1.0)
+    sign = e.splat(b.select(b.icmp_signed("!=", conjugate, i64(0)), one[1], one[0]))
+    with cgutils.for_range(b, count) as j:
+        at = [b.mul(j.index, step)]
+        x, w = load(e, b.gep(pa, at)), load(e, b.gep(pw, at))
+        store(e, e.times(x, (w[0], e.mul(w[1], sign))), b.gep(po, at))
 
 
 @intrinsic
 def multiply_vectors(
-    typingctx: Any, count: Any, conjugate: Any, a: Any, a0: Any, a_step: Any, w: Any, w0: Any, w_step: Any, out: Any,
-    o0: Any,
-) -> Any:  # fmt: skip
-    """out[o0 + j] = a[a0 + j*a_step] * w[w0 + j*w_step] for `count` complex vectors; by the conjugate of w if asked."""
-    dtype = element_dtype(a, w, out)
-    n = types.int64
-
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        e = _ComplexEmitter(b, dtype)
-        pa = array_pointer(context, b, sig.args[2], args[2], args[3])
-        pw = array_pointer(context, b, sig.args[5], args[5], args[6])
-        po = array_pointer(context, b, sig.args[8], args[8], args[9])
-        zero, width = i64(0), i64(e.width)
-        flip = b.icmp_signed("!=", args[1], zero)
-        sign = e.splat(b.select(flip, ir.Constant(e.scalar, -1.0), ir.Constant(e.scalar, 1.0)))
-        with cgutils.for_range(b, args[0]) as j:
-            x = _load(e, b.gep(pa, [b.mul(j.index, args[4])]), zero, width)
-            y = _load(e, b.gep(pw, [b.mul(j.index, args[7])]), zero, width)
-            product = e.times(x, (y[0], e.mul(y[1], sign)))
-            _store(e, product, b.gep(po, [b.mul(j.index, i64(2 * e.width))]), zero, width)
-        return context.get_dummy_value()
-
-    return types.void(n, n, a, n, n, w, n, n, out, n), codegen
-
-
-@intrinsic
-def copy_vectors(
-    typingctx: Any, count: Any, src: Any, s0: Any, s_step: Any, dst: Any, d0: Any, d_step: Any, re_scale: Any, im_scale: Any
+    typingctx: Any, count: Any, conjugate: Any, a: Any, a0: Any, w: Any, w0: Any, out: Any, o0: Any
 ) -> Any:
-    """dst[d0 + j*d_step] = (re * re_scale, im * im_scale) of src[s0 + j*s_step], for `count` complex vectors."""
-    dtype = element_dtype(src, dst)
+    """out = a * w for `count` complex vectors that follow each other; by the conjugate of w if asked."""
+    element_dtype(a, w, out)
     n = types.int64
-    scalar = src.dtype
+    return types.void(n, n, a, n, w, n, out, n), routine("multiply_vectors", emit_multiply, 2, 4, 6)
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        e = _ComplexEmitter(b, dtype)
-        ps = array_pointer(context, b, sig.args[1], args[1], args[2])
-        pd = array_pointer(context, b, sig.args[4], args[4], args[5])
-        zero, width = i64(0), i64(e.width)
-        re_scale, im_scale = e.splat(args[7]), e.splat(args[8])
-        with cgutils.for_range(b, args[0]) as j:
-            x = _load(e, b.gep(ps, [b.mul(j.index, args[3])]), zero, width)
-            _store(e, (e.mul(x[0], re_scale), e.mul(x[1], im_scale)), b.gep(pd, [b.mul(j.index, args[6])]), zero, width)
-        return context.get_dummy_value()
 
-    return types.void(n, src, n, n, dst, n, n, scalar, scalar), codegen
+def _emit_copy(e: ComplexEmitter, args: Sequence[Any]) -> None:
+    b = e.builder
+    count, src, s_step, dst, d_step = args
+    with cgutils.for_range(b, count) as j:
+        value = load(e, b.gep(src, [b.mul(j.index, s_step)]))
+        store(e, value, b.gep(dst, [b.mul(j.index, d_step)]))
 
 
 @intrinsic
-def cut_row(typingctx: Any, vectors: Any, src: Any, s0: Any, dst: Any, d0: Any, d_step: Any, stats: Any) -> Any:
-    """dst[d0 + j*d_step] = src[s0 + j*W] (plain vectors), adding |x| to stats[0:W] and taking maxima in stats[W:2W].
-
-    `stats` is a place in `dst`.
-    """
-    dtype = element_dtype(src, dst)
+def copy_vectors(typingctx: Any, count: Any, src: Any, s0: Any, s_step: Any, dst: Any, d0: Any, d_step: Any) -> Any:
+    """Copy `count` complex vectors, *_step elements apart."""
+    element_dtype(src, dst)
     n = types.int64
+    return types.void(n, src, n, n, dst, n, n), routine("copy_vectors", _emit_copy, 1, 4)
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        e = _ComplexEmitter(b, dtype)
-        ps = array_pointer(context, b, sig.args[1], args[1], args[2])
-        pd = array_pointer(context, b, sig.args[3], args[3], args[4])
-        seen = array_pointer(context, b, sig.args[3], args[3], args[6])
-        kind = ir.FunctionType(e.vector, [e.vector])
-        absolute = cgutils.get_or_insert_function(b.module, kind, f"llvm.fabs.v{e.width}f{8 * e.itemsize}")
-        total = cgutils.alloca_once_value(b, e.load(seen))
-        highest = cgutils.alloca_once_value(b, e.load(b.gep(seen, [i64(e.width)])))
-        with cgutils.for_range(b, args[0]) as j:
-            x = e.load(b.gep(ps, [b.mul(j.index, i64(e.width))]))
-            e.store(x, b.gep(pd, [b.mul(j.index, args[5])]))
-            size = b.call(absolute, [x])
-            b.store(e.add(b.load(total), size), total)
-            old = b.load(highest)
-            b.store(b.select(b.fcmp_ordered(">", size, old), size, old), highest)
-        e.store(b.load(total), seen)
-        e.store(b.load(highest), b.gep(seen, [i64(e.width)]))
-        return context.get_dummy_value()
 
-    return types.void(n, src, n, dst, n, n, n), codegen
+def _emit_conjugate(e: ComplexEmitter, args: Sequence[Any]) -> None:
+    b = e.builder
+    count, src, dst, d_step, scale = args
+    factor = e.splat(scale)
+    with cgutils.for_range(b, count) as j:
+        x = load(e, b.gep(src, [b.mul(j.index, i64(2 * e.width))]))
+        value = e.mul(x[0], factor), e.mul(e.negative(x[1]), factor)
+        store(e, value, b.gep(dst, [b.mul(j.index, d_step)]))
+
+
+@intrinsic
+def conjugate_vectors(
+    typingctx: Any, count: Any, src: Any, s0: Any, dst: Any, d0: Any, d_step: Any, scale: Any
+) -> Any:
+    """dst = conj(src) * scale for `count` complex vectors that follow each other in src, d_step apart in dst."""
+    element_dtype(src, dst)
+    n = types.int64
+    return types.void(n, src, n, dst, n, n, src.dtype), routine("conjugate_vectors", _emit_conjugate, 1, 3)
+
+
+def _emit_cut(e: ComplexEmitter, args: Sequence[Any]) -> None:
+    b = e.builder
+    vectors, src, dst, d_step, seen = args
+    kind = ir.FunctionType(e.vector, [e.vector])
+    absolute = cgutils.get_or_insert_function(b.module, kind, f"llvm.fabs.v{e.width}f{8 * e.itemsize}")
+    total = cgutils.alloca_once_value(b, e.load(seen))
+    highest = cgutils.alloca_once_value(b, e.load(b.gep(seen, [i64(e.width)])))
+    with cgutils.for_range(b, vectors) as j:
+        x = e.load(b.gep(src, [b.mul(j.index, i64(e.width))]))
+        e.store(x, b.gep(dst, [b.mul(j.index, d_step)]))
+        size = b.call(absolute, [x])
+        b.store(e.add(b.load(total), size), total)
+        old = b.load(highest)
+        b.store(b.select(b.fcmp_ordered(">", size, old), size, old), highest)
+    e.store(b.load(total), seen)
+    e.store(b.load(highest), b.gep(seen, [i64(e.width)]))
+
+
+@intrinsic
+def cut_row(
+    typingctx: Any, vectors: Any, src: Any, s0: Any, dst: Any, d0: Any, d_step: Any, stats: Any, stats0: Any
+) -> Any:
+    """dst[d0 + j*d_step] = src[s0 + j*W] (plain vectors); stats[0:W] += |x|, stats[W:2W] = the largest |x|."""
+    element_dtype(src, dst, stats)
+    n = types.int64
+    return types.void(n, src, n, dst, n, n, stats, n), routine("cut_row", _emit_cut, 1, 3, 6)
+
+
+def emit_untwist(e: ComplexEmitter, args: Sequence[Any]) -> None:
+    """Rows of real numbers from a panel of complex vectors: z = data[j] * conj(table[j]), first <= j < end.
+
+    re[j*pitch] = real part of z; if asked, im[j*pitch] = imaginary part.
+    """
+    b = e.builder
+    first, end, pa, pt, re, im, pitch, with_im = args
+    with cgutils.for_range(b, b.sub(end, first)) as k:
+        j = b.add(k.index, first)
+        x = load(e, b.gep(pa, [b.mul(j, i64(2 * e.width))]))
+        t = b.gep(pt, [b.mul(j, i64(2))])
+        w = e.splat(b.load(t)), e.splat(b.load(b.gep(t, [i64(1)])))
+        row = b.mul(j, pitch)
+        e.store(e.fma(x[1], w[1], e.mul(x[0], w[0])), b.gep(re, [row]))
+        with b.if_then(b.icmp_signed("!=", with_im, i64(0))):
+            e.store(e.fma(e.negative(x[0]), w[1], e.mul(x[1], w[0])), b.gep(im, [row]))
 
 
 @intrinsic
@@ -304,39 +372,6 @@ def all_tame(typingctx: Any, data: Any, stats: Any, limit: Any, factor: Any) -> 
     return types.boolean(data, types.int64, data.dtype, data.dtype), codegen
 
 
-@intrinsic
-def untwist_rows(
-    typingctx: Any, first: Any, end: Any, data: Any, base: Any, table: Any, t0: Any, out: Any, re0: Any, im0: Any,
-    pitch: Any, with_im: Any,
-) -> Any:  # fmt: skip
-    """Rows of real numbers from one panel of complex vectors: z = data[base + j] * conj(table[t0 + j]), first <= j < end.
-
-    out[re0 + j*pitch] = re z; if asked, out[im0 + j*pitch] = im z.
-    """
-    dtype = element_dtype(data, table, out)
-    n = types.int64
-
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        e = _ComplexEmitter(b, dtype)
-        pa = array_pointer(context, b, sig.args[2], args[2], args[3])
-        pt = array_pointer(context, b, sig.args[4], args[4], args[5])
-        po = array_pointer(context, b, sig.args[6], args[6], i64(0))
-        zero, width = i64(0), i64(e.width)
-        with cgutils.for_range(b, b.sub(args[1], args[0])) as k:
-            j = b.add(k.index, args[0])
-            x = _load(e, b.gep(pa, [b.mul(j, i64(2 * e.width))]), zero, width)
-            t = b.gep(pt, [b.mul(j, i64(2))])
-            w = e.splat(b.load(t)), e.splat(b.load(b.gep(t, [i64(1)])))
-            row = b.mul(j, args[9])
-            e.store(e.fma(x[1], w[1], e.mul(x[0], w[0])), b.gep(po, [b.add(args[7], row)]))
-            with b.if_then(b.icmp_signed("!=", args[10], zero)):
-                im = e.fma(e.negative(x[0]), w[1], e.mul(x[1], w[0]))
-                e.store(im, b.gep(po, [b.add(args[8], row)]))
-        return context.get_dummy_value()
-
-    return types.void(n, n, data, n, table, n, out, n, n, n, n), codegen
-
-
 # ---- the complex product per frequency ---------------------------------------------------------------------------
 
 
@@ -354,6 +389,45 @@ def register_tile_size(typingctx: Any, axis: Any) -> Any:
     )
 
 
+def _emit_gemm(e: ComplexEmitter, args: Sequence[Any]) -> None:
+    b, size = e.builder, 2 * e.width
+    rows, cols, K, pw, px, x_row, po, o_row = args
+    most = register_tile()
+    end = b.append_basic_block("end")
+    choice = b.switch(b.add(b.mul(rows, i64(16)), cols), end)
+    for M, P in [(m, p) for m in (1, most[0]) for p in (1, most[1])]:
+        block, loop, done = (b.append_basic_block(f"{name}{M}x{P}") for name in ("entry", "k", "done"))
+        choice.add_case(i64(16 * M + P), block)
+        b.position_at_end(block)
+        b.branch(loop)
+        b.position_at_end(loop)
+        k = b.phi(I64)
+        k.add_incoming(i64(0), block)
+        sums = {(i, p): (b.phi(e.vector), b.phi(e.vector)) for i in range(M) for p in range(P)}
+        row = b.gep(px, [b.mul(k, x_row)])
+        column = b.gep(pw, [b.mul(k, i64(M * size))])
+        inputs = [load(e, b.gep(row, [i64(p * size)])) for p in range(P)]
+        new = {}
+        for i in range(M):
+            w = load(e, b.gep(column, [i64(i * size)]))
+            for p in range(P):
+                re, im = sums[i, p]
+                re, im = e.fma(w[0], inputs[p][0], re), e.fma(w[0], inputs[p][1], im)
+                new[i, p] = e.fma(e.negative(w[1]), inputs[p][1], re), e.fma(w[1], inputs[p][0], im)
+        following = b.add(k, i64(1))
+        k.add_incoming(following, loop)
+        for cell, phis in sums.items():
+            for phi, value in zip(phis, new[cell], strict=True):
+                phi.add_incoming(e.constant(0), block)
+                phi.add_incoming(value, loop)
+        b.cbranch(b.icmp_signed("<", following, K), loop, done)
+        b.position_at_end(done)
+        for (i, p), value in new.items():
+            store(e, value, b.gep(po, [b.add(b.mul(o_row, i64(i)), i64(p * size))]))
+        b.branch(end)
+    b.position_at_end(end)
+
+
 @intrinsic
 def complex_gemm(
     typingctx: Any, rows: Any, cols: Any, K: Any, w: Any, w0: Any, x: Any, x0: Any, x_row: Any, out: Any, o0: Any,
@@ -364,50 +438,6 @@ def complex_gemm(
     [rows x K] * [K x cols] -> [rows x cols] of complex vectors, rows and cols being 1 or `register_tile()`'s.
     w is packed (k, i); rows of x and out are x_row and o_row elements apart.
     """
-    dtype = element_dtype(w, x, out)
+    element_dtype(w, x, out)
     n = types.int64
-
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        e = _ComplexEmitter(b, dtype)
-        pw = array_pointer(context, b, sig.args[3], args[3], args[4])
-        px = array_pointer(context, b, sig.args[5], args[5], args[6])
-        po = array_pointer(context, b, sig.args[8], args[8], args[9])
-        zero, width, size = i64(0), i64(e.width), 2 * e.width
-        most = register_tile()
-        end = b.append_basic_block("complex_gemm_end")
-        choice = b.switch(b.add(b.mul(args[0], i64(16)), args[1]), end)
-        for M, P in [(m, p) for m in (1, most[0]) for p in (1, most[1])]:
-            block, loop, done = (b.append_basic_block(f"{name}{M}x{P}") for name in ("entry", "k", "done"))
-            choice.add_case(i64(16 * M + P), block)
-            b.position_at_end(block)
-            b.branch(loop)
-            b.position_at_end(loop)
-            k = b.phi(I64)
-            k.add_incoming(zero, block)
-            sums = {(i, p): (b.phi(e.vector), b.phi(e.vector)) for i in range(M) for p in range(P)}
-            row = b.gep(px, [b.mul(k, args[7])])
-            column = b.gep(pw, [b.mul(k, i64(M * size))])
-            inputs = [_load(e, b.gep(row, [i64(p * size)]), zero, width) for p in range(P)]
-            new = {}
-            for i in range(M):
-                v = _load(e, b.gep(column, [i64(i * size)]), zero, width)
-                for p in range(P):
-                    re, im = sums[i, p]
-                    re, im = e.fma(v[0], inputs[p][0], re), e.fma(v[0], inputs[p][1], im)
-                    new[i, p] = e.fma(e.negative(v[1]), inputs[p][1], re), e.fma(v[1], inputs[p][0], im)
-            following = b.add(k, i64(1))
-            k.add_incoming(following, loop)
-            for cell, phis in sums.items():
-                for phi, value in zip(phis, new[cell], strict=True):
-                    phi.add_incoming(e.constant(0), block)
-                    phi.add_incoming(value, loop)
-            b.cbranch(b.icmp_signed("<", following, args[2]), loop, done)
-            b.position_at_end(done)
-            for (i, p), value in new.items():
-                place = b.gep(po, [b.add(b.mul(args[10], i64(i)), i64(p * size))])
-                _store(e, value, place, zero, width)
-            b.branch(end)
-        b.position_at_end(end)
-        return context.get_dummy_value()
-
-    return types.void(n, n, n, w, n, x, n, n, out, n, n), codegen
+    return types.void(n, n, n, w, n, x, n, n, out, n, n), routine("complex_gemm", _emit_gemm, 3, 5, 8)

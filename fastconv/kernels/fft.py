@@ -15,13 +15,14 @@ from math import log2, prod
 
 import numpy as np
 
+from fastconv.cpu import fft_transform as t
 from fastconv.cpu import isa, threads, workspace
 from fastconv.cpu.caches import cache_sizes
 from fastconv.kernels import fft_kernels as k
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.kernels.fft_axes import SMOOTH, axis_plan, root
-from fastconv.kernels.tiles import FIELDS, TileGrid, geometry, outputs_of_tile
+from fastconv.kernels.tiles import TileGrid, geometry, outputs_of_tile
 from fastconv.spec import ConvSpec
 
 NAME = "fft"
@@ -29,7 +30,7 @@ ACCURACY = "fast"
 ERROR_BOUND = 16.0
 NOTE = "norm-wise: an output errs by at most 16 u ||w|| ||x|| of its tile, not of its own terms"
 
-# Header of the packed weights: largest harmless sum of a tile, largest harmless ratio, one flag for each channel.
+# Header of the packed weights: largest harmless sum of a tile, whether a filter is bad, and which (one flag each).
 _HEADER = 2
 
 
@@ -37,17 +38,16 @@ _HEADER = 2
 class Params:
     grid: TileGrid
     geometry: np.ndarray
+    shape: np.ndarray
     tables: np.ndarray
     constants: np.ndarray
     packed_size: int  # elements of the prepared weights
     weights_at: int
-    spectra_at: int
     stages: bool
     chunk: int
     tasks: int
     threads: int
-    per_thread: int
-    shared: int
+    scratch: int  # elements
     workspace: int
     cost: Cost
 
@@ -146,7 +146,8 @@ class _Sizes:
     Q: int
     F: int  # frequency vectors of a spectrum
     block: int
-    own: int  # memory of one thread without spectra
+    parts: tuple[int, ...]  # of one thread's memory, spectra apart: M_ROW and so on
+    own: int  # their sum
 
     @classmethod
     def of(cls, spec: ConvSpec, grid: TileGrid) -> _Sizes:
@@ -157,9 +158,10 @@ class _Sizes:
         pitch, tile = panels * W, TD * TH * panels * W
         block = W if spec.channels_last else 1
         row = max(pitch, (grid.out[2] - 1) * spec.stride3[2] + (spec.kernel3[2] - 1) * spec.dilation3[2] + 1)
-        row = -(-row // W) * W + W
-        own = 2 * W + row + pitch + 2 * Q * W * pitch + 2 * W * pitch + block * tile * (1 + spec.channels_last) + W * W
-        return cls(half, Q * W, panels, pitch, Q, Q * TW, block, own)
+        row = -(-row // W) * W
+        # A channels-last store reads whole vectors of pixels: the last tile needs some room behind.
+        parts = (row, pitch, 2 * Q * W * pitch, 2 * W * pitch, block * tile + W, block * tile * spec.channels_last, W * W)
+        return cls(half, Q * W, panels, pitch, Q, Q * TW, block, parts, 2 * W + sum(parts))
 
 
 @dataclass(frozen=True)
@@ -229,14 +231,14 @@ def _ways(spec: ConvSpec, grid: TileGrid, threads: int, limit: int) -> list[_Way
         slow = 1.0 if fit * chunk < L2 * 3 // 4 else 1.15
         small = 1.0 if chunk % 3 == 0 else 1.3
         work = transform * slow + product * small * slow + weights
-        own = s.own + chunk * fit // size + chunk * C
+        own = s.own + chunk * fit // size
         add(False, chunk, 1, tasks, work / tasks * -(-tasks // threads), transform, moved, own, 0)
     # 2. stages, each shared by all threads: weights come once, spectra go through L3
     for chunk in {items, min(items, 96), min(items, 24)}:
         launches = G * -(-items // chunk)
         traffic = 2 * items * G * fit / 10 + launches * OC * C * spectrum * size / 8
         work = transform + max(product, launches * OC * C * spectrum * size / 8) + traffic
-        shared = chunk * fit // size + chunk * C + W
+        shared = chunk * fit // size
         add(True, chunk, 1, items * G * max(1, C // s.block), work / threads + launches * 3 * 6000, transform,
             moved + 2.0 * items * G * fit, s.own, shared)  # fmt: skip
     return ways
@@ -255,47 +257,42 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
 def _params(spec: ConvSpec, way: _Way, threads: int) -> Params:
     W, s, grid = isa.width(spec.dtype), way.sizes, way.grid
     TD, TH, TW = grid.extent
-    fields, tables = geometry(spec, grid, s.pitch, s.block)
     plans = [axis_plan(TD, 0), axis_plan(s.half, 1), axis_plan(TW, 0)]
-    untwist = [root(j, 4 * s.half) for j in range(s.half)]
     constants = [np.array(p.constants) for p in plans]
-    constants.append(_pairs(np.array(untwist)))
+    constants.append(_pairs(np.array([root(j, 4 * s.half) for j in range(s.half)])))
     constants.append(_twist(W, s, plans[1].roots, TW) if grid.line else np.empty(0))
-    at_table = np.cumsum([sum(len(t) for t in tables), *(len(p.passes) for p in plans)])
-    at_constant = np.cumsum([0, *(len(c) for c in constants)])
-    tables += [np.array(p.passes, np.int64) for p in plans]
+    at = [int(v) for v in np.cumsum([0, *(len(c) for c in constants)])]
+    starts = [int(v) for v in np.cumsum([t.FIELDS, *(len(p.passes) for p in plans)])]
+    together = max(1, 24576 // (s.rows * 2 * W * spec.itemsize))
+    axes = [v for i in range(3) for v in (starts[i], plans[i].count, at[i])]
+    shape = [TD, s.half, TW, s.rows, s.panels, together, grid.line, s.pitch, *axes, at[3], at[4]]
+    shape += [v for p in plans for v in p.passes]
 
     C, OC = spec.C // spec.groups, spec.OC // spec.groups
     weights_at = _HEADER + spec.OC
     spectra_at = -(-(weights_at + prod(spec.weight_shape)) // W) * W
     spectrum = s.F * 2 * W
-    tile = TD * TH * s.pitch
-    row = s.own - (2 * W + s.pitch + 2 * s.rows * s.pitch + 2 * W * s.pitch
-                   + s.block * tile * (1 + spec.channels_last) + W * W)  # fmt: skip
-    places = np.cumsum(
-        [2 * W, row, s.pitch, 2 * s.rows * s.pitch, 2 * W * s.pitch, s.block * tile,
-         s.block * tile * spec.channels_last, W * W]
-    )  # fmt: skip
+    places = [int(v) for v in np.cumsum([2 * W, *s.parts])]
     # Spectra lie behind a thread's own memory, or (stages) at the front of the memory all threads share.
-    m_v = 0 if way.stages else int(places[-1])
+    m_v = 0 if way.stages else places[-1]
     m_y = m_v + way.chunk * C * spectrum
-    m_flags = m_y + way.chunk * OC * spectrum
-    together = max(1, 24576 // (s.rows * 2 * W * spec.itemsize))
+    UD, UH, UW = ((u - 1) * stride + 1 for u, stride in zip(grid.out, spec.stride3, strict=True))
+    needed, height = (s.panels, -(-UW // TW)) if grid.line else (-(-UW // W), UH)
+    fields, tables = geometry(spec, grid, s.pitch, s.block)
     fields += [
-        s.half, s.rows, s.panels, together, s.Q, s.F,
-        *(v for i in range(3) for v in (at_table[i], plans[i].count, at_constant[i])),
-        at_constant[3], at_constant[4], weights_at, spectra_at, way.parts, way.chunk, way.per_thread,
-        *places[:-1], m_v, m_y, m_flags, way.shared,
+        s.Q, s.F, needed, UD, height, weights_at, spectra_at, way.parts, way.chunk, way.per_thread, way.shared,
+        *places[:-1], m_v, m_y,
     ]  # fmt: skip
-    if len(fields) != k.ALL_FIELDS:
-        raise AssertionError(f"{len(fields)} fields, the kernels expect {k.ALL_FIELDS} ({FIELDS} of tiles)")
+    if len(fields) != k.ALL_FIELDS or len(shape) != starts[-1]:
+        raise AssertionError("the geometry does not match the fields that the kernels read")
     # The dispatcher takes `transform` as work at a tenth of the multiply-add peak, two vectors a cycle.
     cost = Cost(way.flops, way.bytes, way.transform * 0.4 * W, way.tasks)
     size = spectra_at + spec.OC * C * spectrum
     total = (way.per_thread * threads + way.shared + size) * spec.itemsize
     return Params(
-        grid, np.array(fields, np.int64), np.concatenate(tables), np.concatenate(constants).astype(spec.dtype), size,
-        weights_at, spectra_at, way.stages, way.chunk, way.tasks, threads, way.per_thread, way.shared, total, cost,
+        grid, np.array(fields, np.int64), np.array(shape, np.int64), np.concatenate(tables),
+        np.concatenate(constants).astype(spec.dtype), size, weights_at, way.stages, way.chunk, way.tasks, threads,
+        way.per_thread * threads + way.shared, total, cost,
     )  # fmt: skip
 
 
@@ -324,8 +321,8 @@ def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
     """Header, the weights as they are (for tiles that must be computed directly), then their spectra."""
     packed = _aligned(params.packed_size, spec.dtype)
     packed[params.weights_at : params.weights_at + weight.size] = weight.reshape(-1)
-    scratch = workspace.scratch(spec.dtype, params.per_thread * params.threads + params.shared, 1)
-    arrays = (params.geometry, params.tables, params.constants, packed, scratch)
+    scratch = workspace.scratch(spec.dtype, params.scratch, 1)
+    arrays = (params.geometry, params.shape, params.tables, params.constants, packed, scratch)
     threads.run(k.transform_weights, spec.OC, arrays, params.threads)
     # The kernel left each filter's sum of |w|; a sum that is not a moderate number marks a filter to do directly.
     info = np.finfo(spec.dtype)
@@ -334,7 +331,7 @@ def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
     largest = float(sums.max(initial=1, where=usable))
     sums[:] = ~usable
     packed[0] = float(info.max) / 64 / (spec.C // spec.groups) / largest
-    packed[1] = 2.0**-12 / (info.eps / 2)
+    packed[1] = 0 if usable.all() else 1
     return packed
 
 
@@ -348,24 +345,56 @@ def _aligned(elements: int, dtype: str) -> np.ndarray:
 def run(
     spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue
 ) -> None:
-    scratch = workspace.scratch(spec.dtype, params.per_thread * params.threads + params.shared, 1)
-    fixed = (params.tables, params.constants, x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out)
-    if spec.C == spec.groups:
-        threads.run(k.pointwise, params.tasks, (params.geometry, *fixed, scratch), params.threads)
-        return
-
-    def launch(stage: int, tasks: int, group: int = 0, first: int = 0) -> None:
-        where = np.array([stage, group, first], np.int64)
-        threads.run(k.channelwise, tasks, (params.geometry, where, *fixed, scratch), params.threads)
-
-    if not params.stages:
-        launch(k.ALL, params.tasks)
-        return
-    block, C, OC = int(params.geometry[k.BLOCK]), spec.C // spec.groups, spec.OC // spec.groups
+    g, last, count = params.geometry, spec.channels_last, params.threads
+    scratch = workspace.scratch(spec.dtype, params.scratch, 1)
     items = spec.N * params.grid.count
-    for group in range(spec.groups):
-        for first in range(0, items, params.chunk):
-            here = min(params.chunk, items - first)
-            launch(k.FORWARD, here * -(-C // block), group, first)
-            launch(k.PRODUCT, int(params.geometry[k.F]), group, first)
-            launch(k.INVERSE, here * -(-OC // block), group, first)
+    W = isa.width(spec.dtype)
+    seen = np.empty(items * spec.C * (1 + 2 * W), spec.dtype)
+    tail = (x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out, scratch)
+    fixed = (params.shape, params.tables, params.constants, seen, *tail)
+    if spec.C == spec.groups:
+        threads.run(k.POINTWISE[last], params.tasks, (g, *fixed), count)
+    else:
+        block, C, OC = int(g[k.BLOCK]), spec.C // spec.groups, spec.OC // spec.groups
+
+        def launch(stage: int, tasks: int, group: int = 0, first: int = 0) -> None:
+            where = np.array([stage, group, first], np.int64)
+            threads.run(k.CHANNELWISE[last], tasks, (g, where, *fixed), count)
+
+        if not params.stages:
+            launch(k.ALL, params.tasks)
+        else:
+            for group in range(spec.groups):
+                for first in range(0, items, params.chunk):
+                    here = min(params.chunk, items - first)
+                    launch(k.FORWARD, here * -(-C // block), group, first)
+                    launch(k.PRODUCT, int(g[k.F]), group, first)
+                    launch(k.INVERSE, here * -(-OC // block), group, first)
+    if packed[1] or seen[: items * spec.C].any():
+        todo = _spoilt(spec, params, packed, seen, W)
+        threads.run(k.recompute, len(todo) // 2, (g, todo, params.tables, *tail), count)
+
+
+def _spoilt(spec: ConvSpec, params: Params, packed: np.ndarray, seen: np.ndarray, W: int) -> np.ndarray:
+    """(tile, output channel) pairs that a transform cannot do.
+
+    A transform spreads an error of u times the largest value over its whole tile. Tiles with NaN, infinity or a danger
+    of overflow, and tiles whose largest value drowns the others, are left to the direct sum. The level of the others is
+    the median lane's mean: spikes in a few lanes leave it alone, and so do stripes of zeros.
+    """
+    items = spec.N * params.grid.count
+    count = items * spec.C
+    at = np.flatnonzero(seen[:count])
+    stats = seen[count:].reshape(count, 2 * W)[at].astype(np.float64)
+    sums, highest = np.sort(stats[:, :W], axis=1), stats[:, W:].max(1)
+    used = (sums > 0).sum(1)
+    quiet = sums[np.arange(len(at)), np.minimum(W - used + (used - 1) // 2, W - 1)]
+    cells = prod(params.grid.extent)
+    ratio = 2.0**-12 / (np.finfo(spec.dtype).eps / 2)
+    with np.errstate(invalid="ignore"):
+        wild = ~(stats[:, :W] < packed[0]).all(1) | (highest * cells > ratio * quiet * W)
+    spoilt = np.zeros((items, spec.groups), bool)
+    spoilt[at[wild] // spec.C, at[wild] % spec.C // (spec.C // spec.groups)] = True
+    bad_filters = packed[_HEADER : _HEADER + spec.OC] != 0
+    pairs = np.argwhere(np.repeat(spoilt, spec.OC // spec.groups, axis=1) | bad_filters)
+    return pairs.astype(np.int64).reshape(-1)

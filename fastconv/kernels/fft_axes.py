@@ -8,8 +8,6 @@ from functools import cache
 
 from fastconv.cpu.fft_codelets import TWIDDLES
 
-PASS = 7  # integers that describe one pass
-
 #: Sizes with no other prime factors than 2, 3 and 5.
 SMOOTH = tuple(n for n in range(1, 4097) if 30**12 % n == 0)
 

@@ -134,49 +134,61 @@ def stage_channels(g, tables, x, n, channel, channels, d0, h0, w0, dst, at):  # 
 
 
 @inline
-def store_tile(  # type: ignore[no-untyped-def]
-    g, tile, n, oc, channels, src, s0, s_channel, turned, bias, residual, constants, out
-):
-    """Store a tile of `channels` finished output channels from `oc` on.
-
-    Output (d, h, w) of channel c is src[s0 + c*s_channel + (d*SD*TH + h*SH)*PITCH + w*SW]; `turned` is a place in src
-    for one square block of vectors.
-    """
-    d0, h0, w0, depth, height, width = tile_place(g, tile)
-    OC_all, W, pitch = g[OC] * g[G], vector_width(src), g[PITCH]
-    for d in range(depth):
-        for h in range(height):
-            row = s0 + (d * g[SD] * g[TH] + h * g[SH]) * pitch
-            if g[SW] > 1:  # keep the outputs that the stride asks for
-                for c in range(channels):
-                    for j in range(width):
-                        src[row + c * s_channel + j] = src[row + c * s_channel + j * g[SW]]
-            if not g[LAST]:
-                for c in range(channels):
-                    o0 = (((n * OC_all + oc + c) * g[OD] + d0 + d) * g[OH] + h0 + h) * g[OW] + w0
-                    value = bias_of(bias, oc + c)
-                    store_row(src, row + c * s_channel, out, o0, width, value, residual, constants)
-                continue
-            o0 = (((n * g[OD] + d0 + d) * g[OH] + h0 + h) * g[OW] + w0) * OC_all + oc
-            for j in range(0, width, W):
-                if channels > 1:
-                    transpose_block(src, row + j, s_channel, src, turned, W)
-                else:
-                    for k in range(W):
-                        src[turned + k * W] = src[row + j + k]
-                for k in range(min(W, width - j)):
-                    place = o0 + (j + k) * OC_all
-                    store_channels(src, turned + k * W, out, place, channels, bias, oc, residual, constants)
+def _thin_out(g, width, src, row):  # type: ignore[no-untyped-def]
+    """Keep the outputs of a row that the stride asks for, side by side."""
+    if g[SW] > 1:
+        for j in range(width):
+            src[row + j] = src[row + j * g[SW]]
 
 
 @inline
-def direct_tile(g, tables, x, weight, a0, n, tile, group, oc, row_at, dst, at):  # type: ignore[no-untyped-def]
-    """One tile of output channel `oc` of a group as a plain sum, where `store_tile` expects it.
+def store_tile(g, tile, n, oc, src, s0, bias, residual, constants, out):  # type: ignore[no-untyped-def]
+    """Store a tile of finished output channel `oc`; output (d, h, w) is src[s0 + (d*SD*TH + h*SH)*PITCH + w*SW]."""
+    d0, h0, w0, depth, height, width = tile_place(g, tile)
+    value = bias_of(bias, oc)
+    for r in range(depth * height):
+        d, h = r // height, r % height
+        row = s0 + (d * g[SD] * g[TH] + h * g[SH]) * g[PITCH]
+        _thin_out(g, width, src, row)
+        o0 = (((n * g[OC] * g[G] + oc) * g[OD] + d0 + d) * g[OH] + h0 + h) * g[OW] + w0
+        store_row(src, row, out, o0, width, value, residual, constants)
+
+
+@inline
+def store_tile_last(  # type: ignore[no-untyped-def]
+    g, tile, n, oc, channels, src, s0, s_channel, turned, bias, residual, constants, out
+):
+    """The same for `channels` channels from `oc` on, s_channel apart, of a channels-last output.
+
+    turned: a place in src for one square block of vectors; whole vectors of channels must be readable.
+    """
+    d0, h0, w0, depth, height, width = tile_place(g, tile)
+    OC_all, W = g[OC] * g[G], vector_width(src)
+    for r in range(depth * height):
+        d, h = r // height, r % height
+        row = s0 + (d * g[SD] * g[TH] + h * g[SH]) * g[PITCH]
+        for c in range(channels):
+            _thin_out(g, width, src, row + c * s_channel)
+        o0 = (((n * g[OD] + d0 + d) * g[OH] + h0 + h) * g[OW] + w0) * OC_all + oc
+        for j in range(0, width, W):
+            if channels > 1:
+                transpose_block(src, row + j, s_channel, src, turned, W)
+            else:
+                for k in range(W):
+                    src[turned + k * W] = src[row + j + k]
+            for k in range(min(W, width - j)):
+                place = o0 + (j + k) * OC_all
+                store_channels(src, turned + k * W, out, place, channels, bias, oc, residual, constants)
+
+
+@inline
+def direct_tile(g, tables, x, weight, a0, n, tile, oc, row_at, dst, at):  # type: ignore[no-untyped-def]
+    """One tile of output channel `oc` as a plain sum, where `store_tile` expects it.
 
     weight[a0:] are all weights as the caller gave them; row_at: room for one padded row in dst.
     """
     d0, h0, w0, depth, height, width = tile_place(g, tile)
-    taps = g[KD] * g[KH] * g[KW]
+    taps, channel = g[KD] * g[KH] * g[KW], oc // g[OC] * g[C]
     extent = (width - 1) * g[SW] + (g[KW] - 1) * g[DW] + 1
     for d in range(depth):
         for h in range(height):
@@ -187,13 +199,13 @@ def direct_tile(g, tables, x, weight, a0, n, tile, group, oc, row_at, dst, at): 
                 for k in range(g[KD] * g[KH]):
                     kd, kh = k // g[KH], k % g[KH]
                     at_d, at_h = (d0 + d) * g[SD] + kd * g[DD], (h0 + h) * g[SH] + kh * g[DH]
-                    x0 = row_source(g, tables, n, group * g[C] + c, at_d, at_h)
+                    x0 = row_source(g, tables, n, channel + c, at_d, at_h)
                     if x0 >= 0:
                         padded_row(g, tables, x, x0, w0 * g[SW], extent, dst, row_at)
                     else:
                         for e in range(extent):
                             dst[row_at + e] = dst.dtype.type(0)
-                    first = a0 + ((group * g[OC] + oc) * g[C] + c) * taps
+                    first = a0 + (oc * g[C] + c) * taps
                     for kw in range(g[KW]):
                         tap = k * g[KW] + kw
                         a = weight[first + (taps - 1 - tap if g[FLIP] else tap)]
