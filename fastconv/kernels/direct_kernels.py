@@ -67,6 +67,25 @@ def _store_rows(C, c0, c_row, pitch, base, plane, OW, height, width, rows, oc, b
 
 
 @inline
+def _gemm_to_output(  # type: ignore[no-untyped-def]
+    rows, P, mr, A, a0, K, B, b0, tables, off, out, o0, plane, bias, oc, residual, constants, scratch, sums, c_row
+):
+    """Pixel form with the output as C; only the last, partial vector of a row goes through scratch."""
+    W = vector_width(out)
+    whole = P // W * W
+    if whole:
+        gemm_block(rows, whole, mr, A, a0, K, 1, B, b0, tables, off, K, out, o0, plane, False)
+    if whole < P:
+        gemm_block(rows, P - whole, mr, A, a0, K, 1, B, b0 + whole, tables, off, K, scratch, sums, c_row, False)
+    for r in range(rows):
+        dst, value = o0 + r * plane, bias_of(bias, oc + r)
+        if whole and (bias.size or residual.size or constants[0] != 0):
+            store_row(out, dst, out, dst, whole, value, residual, constants)
+        if whole < P:
+            store_row(scratch, sums + r * c_row, out, dst + whole, P - whole, value, residual, constants)
+
+
+@inline
 def _pack_input(use_x, geometry, tables, x, n, channel, channels, od, oh0, ow0, scratch, mine):  # type: ignore[no-untyped-def]
     if not use_x:
         _pack_tile(geometry, tables, x, n, channel, channels, od, oh0, ow0, scratch, mine)
@@ -112,11 +131,20 @@ def pixels(  # type: ignore[no-untyped-def]
         # Vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
         use_x = in_place and origin + reach + (P + W - 1) // W * W <= x.size
         B, b0, off, step = (x, origin, off_input, C) if use_x else (scratch, mine, off_tile, CB)
+        # Pixels that follow each other in the output too, and one chain of terms: sums go straight there.
+        straight = K <= KC_PIXELS and not channels_last and (height == 1 or (pitch == OW and width == OW))
         for c in range(0, C, step):  # 1. channels that fit L2
             channels = min(step, C - c)
             _pack_input(use_x, geometry, tables, x, n, g * C + c, channels, od, oh0, ow0, scratch, mine)
             for oc in range(oc0, oc_end, block):  # 2. a block of output channels
                 rows = min(block, oc_end - oc)
+                if straight and step >= C:
+                    base = ((n * G * OC + g * OC + oc) * OD + od) * OH * OW + oh0 * OW + ow0
+                    _gemm_to_output(
+                        rows, P, mr, weight, (g * OC + oc) * K, K, B, b0, tables, off, out, base, OD * OH * OW, bias,
+                        g * OC + oc, residual, constants, scratch, sums, c_row,
+                    )  # fmt: skip
+                    continue
                 c0 = sums if step >= C else sums + (oc - oc0) * c_row
                 for k in range(0, channels * taps, KC_PIXELS):  # 3. a chain of KC terms
                     depth = min(KC_PIXELS, channels * taps - k)
@@ -188,9 +216,10 @@ def channels(  # type: ignore[no-untyped-def]
                     continue
                 c0 = sums if step >= C else sums + v0 * W * (TH * TW + W)
                 b0 = g * group_size + (oc0 + v0 * W) * K + c * taps * nv * W
-                for k in range(0, deep, KC_CHANNELS):  # 3. a chain of KC terms
+                chain = KC_CHANNELS if nv > 1 else KC_CHANNELS // 2
+                for k in range(0, deep, chain):  # 3. a chain of KC terms
                     gemm_channels(
-                        P, nv, A, a0, tables, at, tables, off + k, min(KC_CHANNELS, deep - k), weight, b0 + k * nv * W,
+                        P, nv, A, a0, tables, at, tables, off + k, min(chain, deep - k), weight, b0 + k * nv * W,
                         scratch, c0, nv * W, k > 0 or c > 0,
                     )  # fmt: skip
                 if c + step < C:
@@ -206,13 +235,28 @@ def channels(  # type: ignore[no-untyped-def]
                         )
                     continue
                 for r in range(0, rows, W):
-                    for p in range(0, P, W):  # C has room for whole vectors of pixels
-                        transpose_block(scratch, c0 + p * nv * W + r, nv * W, scratch, turned + p, t_row)
                     base = ((n * G * OC + oc + r) * OD + od) * OH * OW + oh0 * OW + ow0
-                    _store_rows(
-                        scratch, turned, t_row, width, base, OD * OH * OW, OW, height, width, min(W, rows - r), oc + r,
-                        bias, residual, constants, out,
-                    )  # fmt: skip
+                    whole = P // W * W if rows - r >= W and (height == 1 or width == OW) else 0
+                    for p in range(0, whole, W):  # pixels that follow each other in the output: straight there
+                        transpose_block(scratch, c0 + p * nv * W + r, nv * W, out, base + p, OD * OH * OW)
+                    if whole and (bias.size or residual.size or constants[0] != 0):
+                        for i in range(W):
+                            dst = base + i * OD * OH * OW
+                            store_row(out, dst, out, dst, whole, bias_of(bias, oc + r + i), residual, constants)
+                    if whole == P:
+                        continue
+                    for p in range(whole, P, W):  # C has room for whole vectors of pixels
+                        transpose_block(scratch, c0 + p * nv * W + r, nv * W, scratch, turned + p - whole, t_row)
+                    if whole:
+                        _store_rows(
+                            scratch, turned, t_row, P, base + whole, OD * OH * OW, P, 1, P - whole, min(W, rows - r),
+                            oc + r, bias, residual, constants, out,
+                        )  # fmt: skip
+                    else:
+                        _store_rows(
+                            scratch, turned, t_row, width, base, OD * OH * OW, OW, height, width, min(W, rows - r),
+                            oc + r, bias, residual, constants, out,
+                        )  # fmt: skip
 
 
 @kernel

@@ -22,8 +22,9 @@ from fastconv.spec import ConvSpec
 
 # Longest chain of roundings. A chain of n positive terms errs by about 0.33 sqrt(n) u of the sum (each partial sum
 # rounds by u/2 at random): 7.5 u at 512, half of the contract; and 512 rows of an 8-row panel are 16 KB, half an L1.
-# In the channel form a block of B is KC x NV vectors: 256 keeps half of it in L1 while the pixels run over it.
-KC_PIXELS, KC_CHANNELS = 512, 256
+# In the channel form the block of B streams from L2 at NV vectors a step, which 512 x 4 vectors stand as well as
+# 256 x 4; a single vector's tile is bound by loads, and half as many keep its block in L1.
+KC_PIXELS, KC_CHANNELS = 512, 512
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,13 @@ def _tile_cycles(rows: int, vectors: int, channels_form: bool, mr: int) -> float
 
 
 def _evaluate(
-    spec: ConvSpec, axes: tuple[pack.Axis, ...], channels_form: bool, TH: int, TW: int, OCP: int, mr: int, threads: int
-) -> Tile:
+    spec: ConvSpec, axes: tuple[pack.Axis, ...], channels_form: bool, in_place: bool, TH: int, TW: int, OCP: int, mr: int,
+    threads: int,
+) -> Tile:  # fmt: skip
     W, size = isa.width(spec.dtype), spec.itemsize
     d, h, w = axes
     OD, OH, OW = spec.output3
     C, OC, K = spec.C // spec.groups, spec.OC // spec.groups, spec.K
-    unpadded = not any(map(any, spec.padding3))
-    in_place = unpadded and (channels_form or (not spec.channels_last and max(spec.stride3) == 1))
     pitch = spec.input3[2] if in_place and not channels_form and TW == OW else TW + w.halo
     plane = (1 + d.halo) * (TH + h.halo) * pitch
     phases = len(d.phases) * len(h.phases) * len(w.phases)
@@ -128,7 +128,7 @@ def _evaluate(
         vectors = -(-OCP // W)
         inner = _tile_cycles(P, nv, True, 8) * vectors / nv
         lanes = vectors * W / OCP
-        finish = (OCP / W) * P * (0.12 * W if spec.channels_last else 0.6 * W)
+        finish = (OCP / W) * P * (0.12 * W if spec.channels_last else 0.4 * W)
         inner += P / 8 * vectors * 6 / min(K, KC_CHANNELS)
     else:
         vectors = -(-P // W)
@@ -138,13 +138,17 @@ def _evaluate(
         sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
         inner = _tile_cycles(OCP, vectors, False, mr)
         lanes = vectors * W / (TH * TW)
-        finish = OCP * TH * (14 + TW / W * 3) * (3 if spec.channels_last else 1)
+        straight = K <= KC_PIXELS and (TH == 1 or (pitch == OW and TW == OW)) and not spec.channels_last
+        finish = OCP * TH * (0 if straight else 14 + TW / W * 3) * (3 if spec.channels_last else 1)
         finish += 40.0 * -(-OCP // mr) * -(-vectors // 3) * -(-K // KC_PIXELS)
     tasks = spec.N * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
     packing = 0.0 if in_place else C * phases * (1 + d.halo) * (TH + h.halo) * (12 + pitch * (0.3 if w.phases == (0,) else 0.6))
     # Weights stream from L2, or from L3 once all of them together leave L2.
     streaming = OCP * K * size / (48 if spec.weight_bytes < L2 // 2 else 12) * (0.25 if channels_form else 1.0)
-    compute = inner * K * (1.3 if (packed + sums) * size > L2 else 1.0)
+    # An input tile beyond half of L2 comes from L3 again for every block of output channels.
+    resident = C * (1 + d.halo) * (TH * spec.stride3[1] + h.halo) * min(spec.input3[2], TW * spec.stride3[2] + w.halo)
+    resident = resident if in_place else packed
+    compute = inner * K * (1.5 if 2 * resident * size > L2 else 1.2 if (resident + sums) * size > L2 else 1.0)
     cycles = (compute + packing + streaming + finish + 400) * -(-tasks // threads)
     return Tile(
         channels_form, TH, TW, OCP, in_place, pitch, plane, c_pitch, CB, packed, c_row, sums, tasks, lanes, cycles
@@ -162,6 +166,10 @@ def finished_together(spec: ConvSpec, mr: int) -> int:
     return 48 if spec.channels_last else mr
 
 
+def _pixels_in_place(spec: ConvSpec) -> bool:
+    return not spec.channels_last and max(spec.stride3) == 1 and not any(map(any, spec.padding3))
+
+
 def _cuts(spec: ConvSpec, channels_form: bool, unit: int) -> Iterator[tuple[int, int, int]]:
     """Tile heights and widths that divide the image evenly, and even splits of the output channels."""
     _, OH, OW = spec.output3
@@ -172,7 +180,7 @@ def _cuts(spec: ConvSpec, channels_form: bool, unit: int) -> Iterator[tuple[int,
     if OW > 8 * W:
         widths |= {-(-(-(-OW // n)) // W) * W for n in (2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 2048)}
     parts = {min(OC, -(-(-(-OC // n)) // unit) * unit) for n in (1, 2, 4, 8)}
-    line = not any(map(any, spec.padding3)) and not channels_form
+    line = _pixels_in_place(spec) and not channels_form
     for TH in heights:
         for TW in widths:
             if (TW < 3 * W and TW < OW) or (line and TW < OW and TH > 1):
@@ -188,15 +196,17 @@ def choose(spec: ConvSpec, axes: tuple[pack.Axis, ...], threads: int, limit: int
     OC, W = spec.OC // spec.groups, isa.width(spec.dtype)
     mr = row_tile(OC)
     best = None
+    unpadded = not any(map(any, spec.padding3))
     for channels_form in (False, True):
-        if channels_form and OC < W // 2:
-            continue
+        # The channel form may use any unpadded input where it lies, or pack it, which gathers strided pixels once.
+        choices = ([True, False] if unpadded else [False]) if channels_form else [_pixels_in_place(spec)]
         for TH, TW, OCP in _cuts(spec, channels_form, W if channels_form else mr):
-            tile = _evaluate(spec, axes, channels_form, TH, TW, OCP, mr, threads)
-            if (tile.packed + tile.sums + 2 * W) * spec.itemsize * threads > limit:
-                continue
-            if best is None or tile.cycles < best.cycles:
-                best = tile
+            for in_place in choices:
+                tile = _evaluate(spec, axes, channels_form, in_place, TH, TW, OCP, mr, threads)
+                if (tile.packed + tile.sums + 2 * W) * spec.itemsize * threads > limit:
+                    continue
+                if best is None or tile.cycles < best.cycles:
+                    best = tile
     return best
 
 
