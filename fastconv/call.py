@@ -183,11 +183,10 @@ class Call:
         if residual is None and out is None and self.native and not self.empty:
             if bias is None:
                 epilogue = self.activation
-            elif bias is self.last.bias:  # the very array of the call before, which the epilogue refers to
-                epilogue = self.last
             else:
-                epilogue = self.epilogue(check_bias(bias, self.OC, self.dtype), None)
-                self.last = epilogue
+                epilogue = self.last  # read once: another thread may replace it
+                if bias is not epilogue.bias:  # else it is the very array of the call before
+                    epilogue = self.last = self.epilogue(check_bias(bias, self.OC, self.dtype), None)
             return self.compute(x, self.pack(weight) if packed is None else packed, epilogue)
         bias = None if bias is None else check_bias(bias, self.OC, self.dtype)
         residual = None if residual is None else self.check_residual(residual)

@@ -73,7 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = command("demo", run_demo, "filter a photograph with every algorithm, check each, draw a gallery")
     demo.add_argument("--image", default="astronaut", help="astronaut, china, flower or an image file [%(default)s]")
-    demo.add_argument("--out", type=Path, default=Path("gallery.png"), help="gallery to write [%(default)s]")
+    demo.add_argument(
+        "--out", type=Path, default=Path("gallery.png"), help="gallery to write, .png or .jpg [%(default)s]"
+    )
     demo.add_argument("--size", type=positive, default=512, help="longer side in pixels [%(default)s]")
     add_threads(demo)
 

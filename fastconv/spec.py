@@ -135,7 +135,8 @@ class ConvSpec:
     Build it with `ConvSpec.make`. Sizes are logical (batch, channels, spatial); `channels_last` only says how x,
     output and residual lie in memory. The weight is always (OC, C // groups, *kernel), C-contiguous.
 
-    A dilation along an axis with one tap has no effect and is stored as 1: equal problems are equal specs.
+    What has no effect is made equal, so that equal problems are equal specs: along an axis with one tap the dilation is
+    1, along an axis with one output the stride is the smallest that leaves one.
     """
 
     ndim: int
@@ -238,7 +239,8 @@ class ConvSpec:
             groups=groups,
             input=sizes,
             kernel=kernel,
-            stride=stride,
+            # A larger stride finds no second output either; and kernels need not fear to multiply by it.
+            stride=tuple(min(s, p - e + 1) for s, p, e in zip(stride, padded, extent, strict=True)),
             dilation=tuple(d if k > 1 else 1 for d, k in zip(dilation, kernel, strict=True)),
             padding=pads,
             padding_mode=padding_mode if any(map(any, pads)) else "zeros",

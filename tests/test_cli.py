@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import fastconv
 from fastconv import cli
 
+PICTURE = str(Path(__file__).parent.parent / "docs" / "images" / "gallery.jpg")
 PROBLEM = ["--input", "1x8x12x12", "--weight", "4x8x3x3"]
 
 
@@ -78,6 +80,8 @@ def test_explain_measures(capsys):
         (["tune", "--suite", "no-such-file.csv"], "no-such-file.csv"),
         (["demo", "--image", "no-such-file.jpg"], "no-such-file.jpg"),
         (["demo", "--size", "-5"], "--size"),
+        (["demo", "--image", PICTURE, "--out", "gallery.docx"], "must end in .png or .jpg"),
+        (["demo", "--image", PICTURE, "--out", "/dev/null/gallery.png"], "/dev/null/gallery.png: "),
         (["dance"], "dance"),
         ([], "COMMAND"),
     ],

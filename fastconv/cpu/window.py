@@ -16,26 +16,30 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastconv.cpu import isa
 from fastconv.cpu.rows import _Row
 from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, literal
 
-#: Longest chunk. RB + 5 weights + a loaded vector fit 32 registers with RB = 14 and 16 registers with RB = 7.
+#: Longest chunk. 7 accumulators, 5 weights and a loaded vector fit 16 registers.
 MOST_TAPS = 5
 
-CHUNK = 4  # entries of a chunk in its table: place in the source, taps, place of its weights, place in the row masks
+#: Forms of a window. In the first three a weight serves all lanes; VECTORS has a weight and a bias for each lane.
+#: MASKED reads zeros outside the image, MASKED_2 does and takes every second cell.
+PLAIN, MASKED, MASKED_2, VECTORS = range(4)
+
+CHUNK = 4  # entries of a chunk in its table: place in the source, taps, place of its weights, place in the table of rows
 
 
 def heights() -> tuple[int, ...]:
     """The numbers of accumulators compiled; image heights of most networks are multiples of 7."""
-    return (14, 7, 3, 1) if isa.registers() >= 32 else (7, 3, 1)
+    return (7, 4, 2, 1)
 
 
 class _Window:
     """Emits one window of `rb` accumulators over all columns."""
 
-    def __init__(self, b: Any, e: Emitter, p: dict[str, Any], rb: int, vectors: bool, masked: bool) -> None:
-        self.b, self.e, self.p, self.rb, self.vectors, self.masked = b, e, p, rb, vectors, masked
+    def __init__(self, b: Any, e: Emitter, p: dict[str, Any], rb: int, form: int) -> None:
+        self.b, self.e, self.p, self.rb = b, e, p, rb
+        self.vectors, self.masked, self.stride = form == VECTORS, form in (MASKED, MASKED_2), 1 + (form == MASKED_2)
 
     def blocks(self, *names: str) -> list[Any]:
         return [self.b.append_basic_block(f"{name}{self.rb}_") for name in names]
@@ -58,7 +62,9 @@ class _Window:
         j.add_incoming(p["first"], entry)
         start = b.mul(j, i64(e.width))
         at = b.select(b.icmp_signed("<", start, p["last"]), start, p["last"])  # the last one overlaps
-        source, target = b.gep(p["src"], [at]), b.gep(p["dst"], [at])
+        across = b.mul(at, i64(self.stride))
+        source, target = b.gep(p["src"], [across]), b.gep(p["dst"], [at])
+        self.zeros = b.gep(p["zeros"], [across])
         if self.vectors:
             self.weights, self.bias = b.gep(p["weights"], [at]), b.gep(p["bias"], [at])
         else:
@@ -107,6 +113,8 @@ class _Window:
         entry = b.block
         (loop,) = self.blocks(f"loop{R}x")
         base, first = b.gep(source, [place]), b.gep(self.weights, [weight])
+        count = self.rb + R - 1
+        places = self.inside(self.rows(base, count), row) if self.masked else []
         b.branch(loop)
         b.position_at_end(loop)
         s, w = b.phi(I64), b.phi(first.type)
@@ -119,24 +127,44 @@ class _Window:
             current.append(e.load(cell) if self.vectors else e.splat(b.load(cell)))
             if r + 1 < R:
                 cell = b.gep(cell, [p["w_along"]])
-        columns = self.table("column_masks", masks, s) if self.masked else None
-        pointer = b.gep(base, [self.table("taps", s)])
+        tap = self.table("taps", s)
+        rows = (b.gep(pointer, [tap]) for pointer in places) if self.masked else self.rows(b.gep(base, [tap]), count)
+        lanes = self.table("column_masks", masks, s) if self.masked else None
         values = list(new)
-        for i in range(self.rb + R - 1):
-            if self.masked:
-                lanes = b.and_(columns, self.table("row_masks", row, i64(i)))
-                vector = _Row(e, i64(0), self.bits(lanes)).load(pointer)
-            else:
-                vector = e.load(pointer)
+        for i, row_at in enumerate(rows):
+            vector = self.cells(row_at, lanes) if self.masked else e.load(row_at)
             for r in range(R):
                 if 0 <= i - r < self.rb:
                     values[i - r] = e.fma(current[r], vector, values[i - r])
-            pointer = b.gep(pointer, [p["pitch"]])
         s_next = b.add(s, i64(1))
         for phi, value in zip(phis, (s_next, b.gep(w, [p["w_across"]]), *values), strict=True):
             phi.add_incoming(value, loop)
         b.cbranch(b.icmp_signed("<", s_next, p["across"]), loop, joined)
         return [(value, loop) for value in values]
+
+    def rows(self, pointer: Any, count: int) -> list[Any]:
+        """Pointers `pitch` apart."""
+        found = [pointer]
+        while len(found) < count:
+            found.append(self.b.gep(found[-1], [self.p["pitch"]]))
+        return found
+
+    def inside(self, rows: list[Any], first: Any) -> list[Any]:
+        """The same, with a row of zeros in place of rows outside the image."""
+        b, found = self.b, []
+        for i, row in enumerate(rows):
+            valid = self.table("row_masks", first, b.mul(self.p["row_step"], i64(i)))
+            found.append(b.select(b.icmp_signed("!=", valid, i64(0)), row, self.zeros))
+        return found
+
+    def cells(self, pointer: Any, mask: Any) -> Any:
+        """One vector of cells: those of a run whose mask bits are set, or every second of two runs."""
+        b, e = self.b, self.e
+        runs = []
+        for i in range(self.stride):
+            bits = self.bits(b.lshr(mask, i64(i * e.width)))
+            runs.append(_Row(e, i64(i * e.width), bits).load(pointer))
+        return runs[0] if self.stride == 1 else e.shuffle(*runs, range(0, 2 * e.width, 2))
 
     def bits(self, number: Any) -> Any:
         """The lowest bits of an integer as a lane mask."""
@@ -147,53 +175,57 @@ class _Window:
         """dst (+)= sums + bias, in the lanes below `lanes`."""
         b, e, p = self.b, self.e, self.p
         bias = e.load(self.bias) if self.vectors else e.splat(b.load(self.bias))
-        whole, part, done = self.blocks("whole", "part", "stored")
-        b.cbranch(p["simple"], whole, part)
-        b.position_at_end(whole)
-        pointer = target
-        for total in sums:
-            e.store(e.add(total, bias), pointer)
-            pointer = b.gep(pointer, [p["d_pitch"]])
-        b.branch(done)
-        b.position_at_end(part)
+        whole, part, add, done = self.blocks("whole", "part", "add", "stored")
         lanes = _Row(e, i64(0), self.bits(p["stored"]))
-        kept = _Row(e, i64(0), self.bits(p["kept"]))
-        pointer = target
-        for total in sums:
-            lanes.store(e.add(e.add(total, bias), kept.load(pointer)), pointer)
-            pointer = b.gep(pointer, [p["d_pitch"]])
-        b.branch(done)
+        choice = b.switch(p["how"], whole)
+        for case, block, row in ((0, whole, None), (1, part, lanes), (2, add, lanes)):
+            if case:
+                choice.add_case(i64(case), block)
+            b.position_at_end(block)
+            pointer = target
+            for total in sums:
+                value = e.add(total, bias)
+                # Only sums in parts read what is there: the load would wait for the store to the row before.
+                if case == 2:
+                    value = e.add(lanes.load(pointer), value)
+                if row is None:
+                    e.store(value, pointer)
+                else:
+                    row.store(value, pointer)
+                pointer = b.gep(pointer, [p["d_pitch"]])
+            b.branch(done)
         b.position_at_end(done)
 
 
 @intrinsic
 def window(
-    typingctx: Any, vectors: Any, masked: Any, rb: Any, src: Any, s0: Any, pitch: Any, dst: Any, d0: Any, d_pitch: Any,
+    typingctx: Any, forms: Any, form: Any, rb: Any, src: Any, s0: Any, pitch: Any, dst: Any, d0: Any, d_pitch: Any,
     first: Any, columns: Any, last: Any, lanes: Any, weights: Any, w0: Any, w_along: Any, w_across: Any,
     bias: Any, b0: Any, tables: Any, chunks: Any, count: Any, taps: Any, across: Any,
-    column_masks: Any, row_masks: Any, accumulate: Any,
+    column_masks: Any, row_masks: Any, row_step: Any, zeros: Any, z0: Any, accumulate: Any,
 ) -> Any:  # fmt: skip
     """Windows of `rb` (one of `heights()`) accumulators at the columns W*first, ..., W*(columns - 1), at most `last`.
 
     tables[chunks:] holds `count` chunks of CHUNK entries, tables[taps:] the places of the `across` taps across.
     The sums, plus `bias[b0]`, go to (or are added to) the lowest `lanes` lanes of dst.
 
-    `vectors` (compile-time): 0, one weight serves all lanes; 1, weights and bias are vectors, a lane's own each, that
-    move along with the columns. `masked`, only without `vectors`: a lane of row i is read only where the bits
-    tables[column_masks + column*across + tap] and tables[row_masks + i] are both set, else it is zero.
+    `forms` (compile-time) has a bit for each form that is compiled, `form` is the one to use. With VECTORS weights and
+    bias move along with the columns. With MASKED a lane of row i is read only if tables[row_masks + i*row_step] is not
+    0 and its bit of tables[column_masks + column*across + tap] is set, else it is zero; `zeros`, zeros as long as an
+    image row, begins at the row's first cell.
     """
-    has_vectors = bool(literal(vectors, "vectors"))
-    dtype, n = element_dtype(src, dst, weights, bias), types.int64
-    yes = types.boolean
+    compiled = [form for form in range(4) if literal(forms, "forms") >> form & 1]
+    dtype, n = element_dtype(src, dst, weights, bias, zeros), types.int64
     signature = types.void(
-        vectors, yes, n, src, n, n, dst, n, n, n, n, n, n, weights, n, n, n, bias, n, tables, n, n, n, n, n, n, yes
-    )
+        forms, n, n, src, n, n, dst, n, n, n, n, n, n, weights, n, n, n, bias, n, tables, n, n, n, n, n, n, n, zeros, n,
+        types.boolean,
+    )  # fmt: skip
 
     def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
         e = Emitter(b, dtype)
         (
-            _, masked, rb, _, s0, pitch, _, d0, d_pitch, first, columns, last, lanes, _, w0, w_along, w_across, _, b0,
-            _, chunks, count, taps, across, column_masks, row_masks, accumulate,
+            _, form, rb, _, s0, pitch, _, d0, d_pitch, first, columns, last, lanes, _, w0, w_along, w_across, _, b0,
+            _, chunks, count, taps, across, column_masks, row_masks, row_step, _, z0, accumulate,
         ) = a  # fmt: skip
 
         def pointer(array: int, at: Any) -> Any:
@@ -206,16 +238,17 @@ def window(
             "columns": columns, "last": last, "weights": pointer(13, w0), "w_along": w_along, "w_across": w_across,
             "bias": pointer(17, b0), "chunks": pointer(19, chunks), "count": count, "taps": pointer(19, taps),
             "across": across, "column_masks": pointer(19, column_masks), "row_masks": pointer(19, row_masks),
-            "simple": b.and_(full, b.not_(accumulate)), "stored": stored, "kept": b.select(accumulate, stored, i64(0)),
+            "row_step": row_step, "zeros": pointer(27, z0),
+            "how": b.select(accumulate, i64(2), b.select(full, i64(0), i64(1))), "stored": stored,
         }  # fmt: skip
         end = b.append_basic_block("window_end")
-        choice = b.switch(b.add(rb, b.mul(b.zext(masked, I64), i64(256))), end)
+        choice = b.switch(b.add(rb, b.mul(form, i64(256))), end)
         for height in heights():
-            for with_masks in (False,) if has_vectors else (False, True):
+            for kind in compiled:
                 block = b.append_basic_block(f"window{height}_")
-                choice.add_case(i64(height + 256 * with_masks), block)
+                choice.add_case(i64(height + 256 * kind), block)
                 b.position_at_end(block)
-                _Window(b, e, p, height, has_vectors, with_masks).emit(end)
+                _Window(b, e, p, height, kind).emit(end)
         b.position_at_end(end)
         return context.get_dummy_value()
 

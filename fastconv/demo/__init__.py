@@ -18,7 +18,7 @@ def run(image: str, out: Path, size: int) -> int:
     image : str
         ``"astronaut"``, ``"china"``, ``"flower"`` or an image file.
     out : Path
-        The PNG to write.
+        The picture to write, PNG or JPEG.
     size : int
         Pixels of the photograph's longer side.
 
@@ -31,6 +31,7 @@ def run(image: str, out: Path, size: int) -> int:
         if find_spec(name) is None:
             raise MissingExtra(name)
     pixels = photograph(image, size)
+    check_writable(out)
 
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -62,6 +63,18 @@ def run(image: str, out: Path, size: int) -> int:
     paper.print(table(results, heading, paper.width))
     print(f"gallery: {out}")
     return 0 if all(run.passed for result in results for run in result.runs) else 1
+
+
+def check_writable(out: Path) -> None:
+    """Find out before the work is done that its picture cannot be written."""
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise UnusableImage(f"--out {out}: the name must end in .png or .jpg")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(out, "ab"):
+            pass
+    except OSError as error:
+        raise UnusableImage(f"--out {out}: {error.strerror}") from error
 
 
 def machine() -> str:

@@ -22,7 +22,7 @@ SIDE = 3  # feature maps of a layer are shown SIDE x SIDE
 
 
 def draw(image: np.ndarray, filters: list[Result], layers: list[Result], heading: str, path: Path) -> None:
-    """Write the gallery as PNG."""
+    """Write the gallery in the format that the path's suffix names."""
     by_name = {result.problem.name: result for result in filters}
     horizontal, vertical = (by_name[name].output[:, 0].mean(axis=0) for name in ("Sobel x", "Sobel y"))
     panels: list[tuple[str, str, np.ndarray, np.ndarray | None]] = [
@@ -70,7 +70,6 @@ def draw(image: np.ndarray, filters: list[Result], layers: list[Result], heading
             side = 0.62  # inches
             edge = ((cell - side - 0.05) / cell, 0.05 / picture_height, side / cell, side / picture_height)
             inset(axes.inset_axes(edge), kernel)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, facecolor=BACKGROUND)
 
 

@@ -21,7 +21,7 @@ class MissingExtra(ImportError):
 
 
 class UnusableImage(ValueError):
-    """The image asked for cannot be read."""
+    """An image cannot be read or written."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ pay for masks. Strides, other padding modes and rows a page apart are packed fir
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import gcd
@@ -19,7 +20,7 @@ from fastconv.cpu import threads as pool
 from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.rows import add_rows, fill_row
 from fastconv.cpu.simd import claim, unpack, vector_width
-from fastconv.cpu.window import CHUNK, MOST_TAPS, heights, window
+from fastconv.cpu.window import CHUNK, MASKED, MASKED_2, MOST_TAPS, PLAIN, heights, window
 from fastconv.kernels import pack
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue, activate
@@ -57,8 +58,11 @@ def refuses(spec: ConvSpec) -> str | None:
 # ---- the plan ----------------------------------------------------------------------------------------------------
 
 
-def _chunks(spec: ConvSpec, d: pack.Axis, h: pack.Axis, place: tuple[int, int, int], phases: int) -> list[list[int]]:
-    """Kernel rows in runs along h that share loaded vectors; `place` is the pitch of (d, phase of h, row)."""
+def _chunks(spec: ConvSpec, d: pack.Axis, h: pack.Axis, place: tuple[int, int, int], start: Sequence[int], planes: int) -> list[list[int]]:
+    """Kernel rows in runs along h that share loaded vectors.
+
+    `place` is the pitch of (row of d, plane, row of h); phase p of h begins at plane start[p], `planes` to a phase.
+    """
     _, KH, KW = spec.kernel3
     most = max(1, min(MOST_TAPS, MOST_TERMS // KW)) if _row_step(spec) == 1 else 1
     chunks = []
@@ -69,8 +73,8 @@ def _chunks(spec: ConvSpec, d: pack.Axis, h: pack.Axis, place: tuple[int, int, i
             bounds = [len(rows) * part // parts for part in range(parts + 1)]
             for begin, end in pairwise(bounds):
                 q, k = rows[begin]
-                at = qd * place[0] + (pd * len(h.phases) + phase) * place[1] * phases + q * place[2]
-                chunks.append([at, end - begin, (i * KH + k) * KW, q])
+                at = qd * place[0] + (pd * len(h.phases) + start[phase]) * planes * place[1] + q * place[2]
+                chunks.append([at, end - begin, (i * KH + k) * KW, q * spec.stride3[1] + h.phases[phase]])
     return chunks
 
 
@@ -102,15 +106,18 @@ def _best_heights(most: int) -> list[int]:
     return [0, *map(best, range(1, most + 1))]
 
 
-def _masks(spec: ConvSpec, taps: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, int, int]:
+def _masks(spec: ConvSpec, taps: np.ndarray) -> tuple[np.ndarray, int, int]:
     """Lanes inside the image per (column of vectors, tap), and the range of columns that need no mask."""
-    W, OW, IW, lo = isa.width(spec.dtype), spec.output3[2], spec.input3[2], spec.padding3[2][0]
-    start = np.minimum(np.arange(-(-OW // W)) * W, max(OW - W, 0))
-    cell = start[:, None, None] + np.array([q for _, q in taps])[None, :, None] + np.arange(W) - lo
+    W, OW, IW, lo, stride = isa.width(spec.dtype), spec.output3[2], spec.input3[2], spec.padding3[2][0], spec.stride3[2]
+    start = np.minimum(np.arange(-(-OW // W)) * W, max(OW - W, 0)) * stride
+    lanes = np.arange(0, W * stride, stride)
+    cell = start[:, None, None] + np.array(taps)[None, :, None] + lanes - lo
     inside = (cell >= 0) & (cell < IW)
     whole = np.flatnonzero(inside.all(axis=(1, 2)))
-    begin, end = (int(whole[0]), int(whole[-1]) + 1) if len(whole) else (len(start), len(start))
-    return (inside << np.arange(W)).sum(axis=2).astype(np.int64).reshape(-1), begin, end
+    if stride > 1 or not len(whole):
+        whole = np.array([len(start), len(start) - 1])  # none
+    begin, end = int(whole[0]), int(whole[-1]) + 1
+    return (inside << lanes).sum(axis=2).astype(np.int64).reshape(-1), begin, end
 
 
 def _in_place(spec: ConvSpec) -> bool:
@@ -118,8 +125,9 @@ def _in_place(spec: ConvSpec) -> bool:
     aliased = spec.input3[2] * spec.itemsize % 2048 == 0 and spec.kernel3[1] > 5  # rows that share cache sets
     return (
         not spec.channels_last
-        and max(spec.stride3) == 1
+        and spec.stride3[2] <= 2
         and spec.padding_mode == "zeros"
+        and spec.kernel3[0] == 1
         and spec.padding3[0] == (0, 0)
         and spec.kernel3[2] <= MOST_TERMS
         and spec.output3[1] > 1
@@ -145,7 +153,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
         TH = min(OH, max(min(OH, tallest), TILE // size // (phases * (TW + w.halo)) - h.halo))
         if TH < OH:
             TH = TH // tallest * tallest
-    pitch = IW if in_place else TW + w.halo
+    pitch = spec.stride3[1] * IW if in_place else TW + w.halo
     pitch += W if pitch * size % 1024 == 0 and not in_place else 0
     plane = (TH + h.halo) * pitch
     packed = workspace.aligned(0 if in_place else phases * plane + 2 * W, size)
@@ -167,17 +175,16 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     tasks = spec.N * OD * -(-spec.C // group) * -(-OH // rows)
 
     # 3. Tables.
-    tap_w = np.array([p * plane + q for p, q in w.taps] if not in_place else [q for _, q in w.taps], np.int64)
     depth = (TH + h.halo) * pitch
+    plane = (1 + d.halo) * depth
+    raw = np.arange(KW, dtype=np.int64)[:: -1 if spec.flip else 1] * spec.dilation3[2]
     if in_place:
-        chunks = _chunks(spec, d, h, (IH * IW, 0, IW), 1)
-    else:
-        # Packed: dst[phase d][phase h][phase w][row d][row h][column].
-        plane = (1 + d.halo) * depth
+        tap_w, chunks = raw, _chunks(spec, d, h, (0, IW, spec.stride3[1] * IW), h.phases, 1)
+    else:  # packed: dst[phase d][phase h][phase w][row d][row h][column]
         tap_w = np.array([p * plane + q for p, q in w.taps], np.int64)
-        chunks = _chunks(spec, d, h, (depth, plane, pitch), nw)
+        chunks = _chunks(spec, d, h, (depth, plane, pitch), range(nh), nw)
     passes = _passes(chunks, KW)
-    masks, begin, end = _masks(spec, w.taps)
+    masks, begin, end = _masks(spec, raw)
     fold = OH == 1 and all(chunk[1] == 1 for chunk in chunks)
     sections = [
         np.array(chunks, np.int64).reshape(-1),
@@ -197,6 +204,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
             ID, IH, IW, OD, OH, OW, *spec.stride3, *(lo for lo, _ in spec.padding3),
             d.halo, h.halo, w.halo, len(d.phases), nh, nw,
             TH, TW, rows, group, pitch, plane, depth, len(passes), begin, end, *starts[:12],
+            (spec.kernel3[1] - 1) * spec.dilation3[1],
         ],
         np.int64,
     )  # fmt: skip
@@ -208,7 +216,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
         tasks=tasks,
     )
     return Params(
-        geometry, np.concatenate(sections), np.zeros(spec.OC + W, spec.dtype), tasks, threads, per_thread,
+        geometry, np.concatenate(sections), np.zeros(max(spec.OC, IW) + W, spec.dtype), tasks, threads, per_thread,
         per_thread * threads * size, cost,
     )  # fmt: skip
 
@@ -274,10 +282,10 @@ def _planes(  # type: ignore[no-untyped-def]
     thread, counter, tasks, geometry, tables, x, weight, bias, no_bias, residual, constants, out, scratch
 ):
     (
-        channels_last, in_place, fold, per_thread, sums, C, M, K, along, _, ID, IH, IW, OD, OH, OW, _, _, _, _, ph, pw,
-        _, hh, _, _, _, _, TH, TW, rows, group, pitch, _, _, passes, begin, end,
-        chunks_at, taps_at, passes_at, masks_at, row_masks_at, heights_at, _, _, _, _, _, _,
-    ) = unpack(geometry, 50)  # fmt: skip
+        channels_last, in_place, fold, per_thread, sums, C, M, K, along, _, ID, IH, IW, OD, OH, OW, _, sh, sw, _, ph, pw,
+        _, _, _, _, _, _, TH, TW, rows, group, pitch, _, _, passes, begin, end,
+        chunks_at, taps_at, passes_at, masks_at, row_masks_at, heights_at, _, _, _, _, _, _, taps_h,
+    ) = unpack(geometry, 51)  # fmt: skip
     W = vector_width(x)
     mine = thread * per_thread
     groups, parts = (C + group - 1) // group, (OH + rows - 1) // rows
@@ -295,7 +303,7 @@ def _planes(  # type: ignore[no-untyped-def]
                     height, width = min(TH, h1 - oh0), min(TW, OW - ow0)
                     columns, last = (width + W - 1) // W, max(width - W, 0)
                     if in_place:
-                        src, s0 = x, ((n * C + g) * ID + od) * IH * IW + (oh0 - ph) * IW - pw
+                        src, s0 = x, ((n * C + g) * ID + od) * IH * IW + (oh0 * sh - ph) * IW - pw
                     else:
                         _pack_tile(geometry, tables, x, n, g, od, oh0, ow0, height, width, scratch, mine)
                         src, s0 = scratch, mine
@@ -315,7 +323,7 @@ def _planes(  # type: ignore[no-untyped-def]
                             if i >= count:
                                 rb, s_at, d_at = 1, s0 + width - W, d0 + width - W
                             left, right = 0, columns
-                            if in_place and not (row >= ph and row - ph + rb + hh <= IH):
+                            if in_place and not (row * sh >= ph and (row + rb - 1) * sh + taps_h - ph < IH):
                                 left = right = columns
                             elif in_place:
                                 left, right = begin, end
@@ -327,11 +335,13 @@ def _planes(  # type: ignore[no-untyped-def]
                                     for p in range(passes):  # 6. parts of long sums
                                         at_p = passes_at + 4 * p
                                         s = tables[at_p + 2]
+                                        form = PLAIN if side == 1 else MASKED if sw == 1 else MASKED_2
                                         window(
-                                            0, side != 1, rb, src, s_at, span, dst, d_at, d_pitch, j, j + step, last,
+                                            1 << PLAIN | 1 << MASKED | 1 << MASKED_2, form, rb, src, s_at, span, dst, d_at, d_pitch, j, j + step, last,
                                             lanes, weight, oc * K + s, along, 1, bias if p + 1 == passes else no_bias,
                                             oc, tables, chunks_at + tables[at_p] * CHUNK, tables[at_p + 1],
-                                            taps_at + s, tables[at_p + 3], masks_at, row_masks_at + row, p > 0,
+                                            taps_at + s, tables[at_p + 3], masks_at, row_masks_at + row * sh,
+                                            sh, no_bias, -pw, p > 0,
                                         )  # fmt: skip
                         if channels_last:
                             _scatter(

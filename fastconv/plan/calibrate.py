@@ -90,8 +90,8 @@ def _ratios(spec: ConvSpec, bare: Machine) -> dict[str, float]:
     """Measured over predicted time of each algorithm on one thread."""
     runners, predictions = [], []
     for module in CANDIDATES:
-        if module.refuses(spec) is not None:
-            continue
+        if module.NAME == "reference" or module.refuses(spec) is not None:
+            continue  # nobody chooses the reference for its speed
         params = module.parameters(spec, 1, LIMIT)
         if isinstance(params, str):
             continue

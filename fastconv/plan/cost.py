@@ -36,7 +36,7 @@ RATES = {
     "depthwise": Rates(efficiency=0.79, transform=0.011, memory=0.55, call=1.5e-6, plane=140e-9),
     "direct": Rates(efficiency=0.87, transform=0.018, memory=0.18, call=1.5e-6, plane=530e-9),
     "im2col": Rates(efficiency=0.85, transform=0.018, memory=0.2, call=3e-6, plane=1e-6),
-    "reference": Rates(efficiency=0.01, transform=0.01, memory=0.0, call=3e-6, plane=0.0),
+    "reference": Rates(efficiency=0.0045, transform=0.01, memory=0.0, call=3e-6, plane=0.0),
 }
 UNKNOWN = Rates(0.5, 0.03, 0.5, 5e-6, 0.5e-6)  # an algorithm nobody has fitted yet
 
