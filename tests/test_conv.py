@@ -37,6 +37,11 @@ def expected(x, w, **options):
     return by_numpy(x.astype(wide), w.astype(wide), **full)
 
 
+def refused(x_shape, weight_shape) -> list[str]:
+    """Algorithms that do not take the problem."""
+    return [row.algorithm for row in fastconv.explain(x_shape, weight_shape).rows if row.predicted_ms is None]
+
+
 RESULTS = {
     "float16": "float16", "float32": "float32", "float64": "float64", "complex64": "complex64",
     "complex128": "complex128", "int8": "int32", "uint8": "int32", "int16": "int64", "int32": "int64", "int64": "int64",
@@ -136,16 +141,26 @@ def test_every_activation_by_every_algorithm():
     """The fused activation is that of the oracle, also on the last, partial vector."""
     x, w = RNG.random((1, 4, 7, 19), np.float32) - 0.5, RNG.random((5, 4, 3, 3), np.float32) - 0.5
     b, names = RNG.random(5, np.float32), [m.NAME for m in CANDIDATES]
-    refused = [row.algorithm for row in fastconv.explain(x.shape, w.shape).rows if row.predicted_ms is None]
+    cannot = refused(x.shape, w.shape)
     for activation in (
         "relu", "relu6", "leaky_relu", ("leaky_relu", 0.3), "silu", "hardswish", "sigmoid", "tanh", ("clip", -0.1, 0.2),
     ):  # fmt: skip
         want = fastconv.conv2d(x.astype("f8"), w.astype("f8"), b.astype("f8"), activation=activation)
         for name in names:
-            if name in refused:
+            if name in cannot:
                 continue
             got = fastconv.conv2d(x, w, b, activation=activation, algorithm=name)
             np.testing.assert_allclose(got, want, atol=1e-5, err_msg=f"{name} {activation}")
+
+
+def test_huge_numbers_that_have_no_effect():
+    x, w = small((1, 2, 9, 9), "f4"), small((3, 2, 3, 3), "f4")
+    for name in [m.NAME for m in CANDIDATES]:
+        if name not in refused(x.shape, w.shape):
+            got = fastconv.conv2d(x, w, stride=2**61, algorithm=name)
+            np.testing.assert_allclose(got, expected(x, w)[..., :1, :1], atol=1e-3)
+    w = small((3, 2, 1, 1), "f4")
+    np.testing.assert_allclose(fastconv.conv2d(x, w, dilation=2**61), expected(x, w), atol=1e-3)
 
 
 # ---- remembered calls ------------------------------------------------------------------------------------------------
@@ -239,8 +254,9 @@ def test_calls_from_many_python_threads():
     wrong = []
 
     def work(x, w, want):
-        for _ in range(50):
-            if not np.array_equal(fastconv.conv2d(x, w), want):
+        bias = small(4, "f4", 50)  # of one and the same remembered call, each thread has its own
+        for _ in range(200):
+            if not np.array_equal(fastconv.conv2d(x, w, bias), want + bias[:, None, None]):
                 wrong.append("conv2d")
             if not np.array_equal(layer(x), expected(x, problems[0][1])):
                 wrong.append("layer")
