@@ -71,8 +71,11 @@ def check_writable(out: Path) -> None:
         raise UnusableImage(f"--out {out}: the name must end in .png or .jpg")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        new = not out.exists()
         with open(out, "ab"):
             pass
+        if new:
+            out.unlink()
     except OSError as error:
         raise UnusableImage(f"--out {out}: {error.strerror}") from error
 
