@@ -44,7 +44,8 @@ class Tile:
     c_row: int  # between rows of C
     sums: int  # C, and where stores transpose
     tasks: int
-    lanes: float  # vector lanes computed, over outputs wanted
+    compute: float  # cycles of one task in the microkernel
+    other: float  # and outside of it
     cycles: float  # estimate for the whole convolution
 
 
@@ -127,7 +128,6 @@ def _evaluate(
         sums = blocks * (P + W) * c_row + (0 if spec.channels_last else W * transposed_row(P, W, size))
         vectors = -(-OCP // W)
         inner = _tile_cycles(P, nv, True, 8) * vectors / nv
-        lanes = vectors * W / OCP
         finish = (OCP / W) * P * (0.12 * W if spec.channels_last else 0.4 * W)
         inner += P / 8 * vectors * 6 / min(K, KC_CHANNELS)
     else:
@@ -137,7 +137,6 @@ def _evaluate(
         rows = min(finished_together(spec, mr), OCP) if CB >= C else OCP
         sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
         inner = _tile_cycles(OCP, vectors, False, mr)
-        lanes = vectors * W / (TH * TW)
         straight = K <= KC_PIXELS and (TH == 1 or (pitch == OW and TW == OW)) and not spec.channels_last
         finish = OCP * TH * (0 if straight else 14 + TW / W * 3) * (3 if spec.channels_last else 1)
         finish += 40.0 * -(-OCP // mr) * -(-vectors // 3) * -(-K // KC_PIXELS)
@@ -149,9 +148,11 @@ def _evaluate(
     resident = C * (1 + d.halo) * (TH * spec.stride3[1] + h.halo) * min(spec.input3[2], TW * spec.stride3[2] + w.halo)
     resident = resident if in_place else packed
     compute = inner * K * (1.5 if 2 * resident * size > L2 else 1.2 if (resident + sums) * size > L2 else 1.0)
-    cycles = (compute + packing + streaming + finish + 400) * -(-tasks // threads)
+    other = packing + streaming + finish + 400
+    cycles = (compute + other) * -(-tasks // threads)
     return Tile(
-        channels_form, TH, TW, OCP, in_place, pitch, plane, c_pitch, CB, packed, c_row, sums, tasks, lanes, cycles
+        channels_form, TH, TW, OCP, in_place, pitch, plane, c_pitch, CB, packed, c_row, sums, tasks, compute,
+        other, cycles,
     )  # fmt: skip
 
 
@@ -277,13 +278,11 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
         np.int64,
     )  # fmt: skip
     assert len(geometry) == FIELDS + SECTIONS
-    outputs = spec.N * spec.OC * prod(spec.output)
-    tiles = spec.output3[0] * -(-spec.output3[1] // tile.TH) * -(-spec.output3[2] // tile.TW)
-    moved = 0 if tile.in_place else spec.N * G * tiles * -(-OC // tile.OCP) * C * tile.c_pitch
+    per_cycle = 4.0 * W * tile.tasks  # operations at peak: two vector multiply-adds a cycle
     cost = Cost(
-        flops=2.0 * outputs * spec.K * tile.lanes,
+        flops=per_cycle * tile.compute,
         bytes=float(full.input_bytes + full.output_bytes + full.weight_bytes),
-        transform=float(moved + outputs),
+        transform=per_cycle * tile.other,
         tasks=tile.tasks,
     )
     form = "channels" if tile.channels_form else "pixels"
