@@ -1,0 +1,191 @@
+"""The microkernels against their scalar twins at every tile and tail, for every instruction set this CPU can run.
+
+The instruction set is fixed when numba starts, so the others run this same file in a process of their own.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastconv.cpu import isa
+from fastconv.cpu.jit import kernel
+from fastconv.cpu.microkernel import (
+    gemm_block,
+    gemm_channels,
+    microkernel,
+    microkernel_channels,
+    microkernel_channels_twin,
+    microkernel_twin,
+    tiles,
+    widest,
+)
+from fastconv.cpu.rows import add_row, add_rows, copy_every_second, copy_row, fill_row
+from fastconv.cpu.simd import transpose_block
+
+DTYPES = ("float32", "float64", "int32", "int64")
+AVX2 = "+avx,+avx2,+fma,+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+bmi,+bmi2,+f16c,+lzcnt,+movbe,+cx16"
+OTHER_CPUS = {"haswell": AVX2, "generic": ""}
+INSIDE = "FASTCONV_TEST_CPU"
+
+
+@kernel
+def _tile(mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate):
+    microkernel(mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate)
+
+
+@kernel
+def _tile_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate):
+    microkernel_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate)
+
+
+@kernel
+def _block(rows, cols, mr, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate):
+    gemm_block(rows, cols, mr, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate)
+
+
+@kernel
+def _channels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate):
+    gemm_channels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate)
+
+
+@kernel
+def _rows(which, src, s0, other, dst, d0, n):
+    if which == 0:
+        copy_row(src, s0, dst, d0, n)
+    elif which == 1:
+        copy_every_second(src, s0, dst, d0, n)
+    elif which == 2:
+        fill_row(dst, d0, n)
+    elif which == 3:
+        add_row(src, s0, dst, d0, n, other[0])
+    else:
+        add_rows(src, s0, other, s0, dst, d0, n)
+
+
+@kernel
+def _transpose(src, s0, src_row, dst, d0, dst_row):
+    transpose_block(src, s0, src_row, dst, d0, dst_row)
+
+
+def _integers(rng, size, dtype):
+    return rng.integers(-4, 5, size).astype(dtype)
+
+
+def test_every_register_tile_fits_the_registers():
+    for mr, nv in tiles():
+        assert mr * nv + nv + 1 <= isa.registers()
+    assert {1, 2, 4} <= set(widest())  # any number of rows can be made of them
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_pixel_tiles_equal_their_twin(dtype, accumulate):
+    rng, W = np.random.default_rng(1), isa.width(dtype)
+    for mr, nv in tiles():
+        for K in (1, 2, 5):
+            for a_row, a_col in ((K + 3, 1), (1, mr)):  # weights as they lie, and a packed panel
+                A, B = _integers(rng, 200, dtype), _integers(rng, 4 * W + 60, dtype)
+                off = rng.integers(0, 50, K + 2)
+                C = _integers(rng, 8 * (4 * W + 5) + 2, dtype)
+                want, got = C.copy(), C.copy()
+                arguments = (mr, nv, A, 3, a_row, a_col, B, 1, off, 2, K)
+                microkernel_twin(*arguments, want, 2, 4 * W + 5, accumulate)
+                _tile(*arguments, got, 2, 4 * W + 5, accumulate)
+                np.testing.assert_array_equal(got, want, err_msg=f"{mr}x{nv} K={K} a_row={a_row}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_channel_tiles_equal_their_twin(dtype, accumulate):
+    rng, W = np.random.default_rng(2), isa.width(dtype)
+    for mr, nv in tiles():
+        for K in (1, 2, 5):
+            A, B = _integers(rng, 120, dtype), _integers(rng, K * nv * W + 3, dtype)
+            off, at = rng.integers(0, 50, K + 2), rng.integers(0, 50, mr + 1)
+            C = _integers(rng, 8 * (nv * W + 5) + 2, dtype)
+            want, got = C.copy(), C.copy()
+            arguments = (mr, nv, A, 4, at, 1, off, 2, K, B, 3)
+            microkernel_channels_twin(*arguments, want, 2, nv * W + 5, accumulate)
+            _tile_channels(*arguments, got, 2, nv * W + 5, accumulate)
+            np.testing.assert_array_equal(got, want, err_msg=f"{mr}x{nv} K={K}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blocks_at_every_tail(dtype):
+    """Any number of rows and columns: the wanted cells are right, and nothing behind the last whole vector changes."""
+    rng, W, K = np.random.default_rng(3), isa.width(dtype), 3
+    A, off = _integers(rng, 30 * K, dtype), rng.integers(0, 20, K)
+    B = _integers(rng, 20 + 7 * W, dtype)
+    for mr in [m for m in widest() if m >= 4]:
+        for rows in range(1, 20):
+            for cols in {1, 2, W - 1, W, W + 1, 2 * W, 3 * W - 1, 3 * W, 4 * W, 5 * W, 5 * W + 1} - {0}:
+                padded = -(-cols // W) * W
+                C = np.full((rows + 1, 7 * W), 99, dtype)
+                _block(rows, cols, mr, A, 0, K, 1, B, 0, off, 0, K, C.reshape(-1), 0, 7 * W, False)
+                patches = np.stack([B[o : o + padded] for o in off])
+                want = A[: rows * K].reshape(rows, K) @ patches
+                np.testing.assert_array_equal(C[:rows, :padded], want, err_msg=f"mr={mr} {rows}x{cols}")
+                assert (C[rows] == 99).all()
+                assert (C[:, padded:] == 99).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_channel_blocks_at_every_tail(dtype):
+    rng, W, K = np.random.default_rng(4), isa.width(dtype), 3
+    A, off, at = _integers(rng, 60, dtype), rng.integers(0, 20, K), rng.integers(0, 40, 30)
+    for nv in range(1, max(widest().values()) + 1):
+        B = _integers(rng, K * nv * W, dtype)
+        for pixels in range(1, 26):
+            C = np.full((pixels + 1, nv * W), 99, dtype)
+            _channels(pixels, nv, A, 0, at, 2, off, 0, K, B, 0, C.reshape(-1), 0, nv * W, False)
+            want = A[at[2 : 2 + pixels, None] + off[None, :]] @ B.reshape(K, nv * W)
+            np.testing.assert_array_equal(C[:pixels], want, err_msg=f"nv={nv} pixels={pixels}")
+            assert (C[pixels] == 99).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_at_every_length(dtype):
+    rng, W = np.random.default_rng(5), isa.width(dtype)
+    other = _integers(rng, 8 * W + 40, dtype)
+    for n in range(3 * W + 2):
+        source = _integers(rng, 7 + max(2 * n - 1, n), dtype)  # a read past the row's end would leave the array
+        wanted = [source[7 : 7 + n], source[7::2][:n], np.zeros(n), source[7 : 7 + n] + other[0]]
+        wanted.append(source[7 : 7 + n] + other[7 : 7 + n])
+        for which, want in enumerate(wanted):
+            target = np.full(n + 9, 99, dtype)
+            _rows(which, source, 7, other, target, 5, n)
+            np.testing.assert_array_equal(target[5 : 5 + n], want, err_msg=f"row operation {which}, n={n}")
+            assert (target[:5] == 99).all()
+            assert (target[5 + n :] == 99).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_transpose(dtype):
+    W = isa.width(dtype)
+    source, target = np.arange(W * (W + 3), dtype=dtype), np.zeros(W * (W + 1), dtype)
+    _transpose(source, 2, W + 2, target, 1, W + 1)
+    want = np.array([[source[2 + i * (W + 2) + j] for i in range(W)] for j in range(W)])
+    np.testing.assert_array_equal(np.array([target[1 + j * (W + 1) :][:W] for j in range(W)]), want)
+
+
+@pytest.mark.skipif(INSIDE in os.environ, reason="this process is the other CPU")
+@pytest.mark.parametrize("cpu", OTHER_CPUS)
+def test_on_other_instruction_sets(cpu, tmp_path):
+    environment = {
+        **os.environ, INSIDE: cpu, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": OTHER_CPUS[cpu],
+        "FASTCONV_CACHE_DIR": str(tmp_path),
+    }  # fmt: skip
+    if isa.name() not in ("AVX-512", "AVX2+FMA"):
+        pytest.skip(f"this CPU ({isa.name()}) cannot run code for {cpu}")
+    code = "from fastconv.cpu import isa; print(isa.name())"
+    name = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert name.stdout.strip() == {"haswell": "AVX2+FMA", "generic": "baseline"}[cpu]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
