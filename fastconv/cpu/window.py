@@ -25,8 +25,10 @@ MOST_TAPS = 5
 #: Forms of a window. In the first three a weight serves all lanes; VECTORS has a weight and a bias for each lane.
 #: MASKED reads zeros outside the image, MASKED_2 does and takes every second cell.
 PLAIN, MASKED, MASKED_2, VECTORS = range(4)
+IMAGE_FORMS, PIXEL_FORMS = 0b0111, 0b1000
 
-CHUNK = 4  # entries of a chunk in its table: place in the source, taps, place of its weights, place in the table of rows
+#: Entries of a chunk in its table: place in the source, taps, place of its weights, place in the table of rows.
+CHUNK = 4
 
 
 def heights() -> tuple[int, ...]:
@@ -51,24 +53,31 @@ class _Window:
         return self.b.load(self.b.gep(self.p[name], [at]))
 
     def emit(self, end: Any) -> None:
-        """1. over columns, 2. over chunks, 3. over the taps across."""
+        """1. over planes, 2. over columns, 3. over chunks, 4. over the taps across."""
         b, e, p = self.b, self.e, self.p
         entry = b.block
-        column, chunk, joined, finish = self.blocks("column", "chunk", "joined", "finish")
+        plane, column, chunk, joined, finish, turn = self.blocks("plane", "col", "chunk", "joined", "finish", "turn")
+        b.branch(plane)
+
+        b.position_at_end(plane)
+        names = ("src", "dst", "weights", "bias")
+        counter = b.phi(I64)
+        counter.add_incoming(i64(1), entry)
+        here = [b.phi(p[name].type) for name in names]
+        for phi, name in zip(here, names, strict=True):
+            phi.add_incoming(p[name], entry)
         b.branch(column)
 
         b.position_at_end(column)
         j = b.phi(I64)
-        j.add_incoming(p["first"], entry)
+        j.add_incoming(p["first"], plane)
         start = b.mul(j, i64(e.width))
         at = b.select(b.icmp_signed("<", start, p["last"]), start, p["last"])  # the last one overlaps
         across = b.mul(at, i64(self.stride))
-        source, target = b.gep(p["src"], [across]), b.gep(p["dst"], [at])
-        self.zeros = b.gep(p["zeros"], [across])
+        source, target, self.weights, self.bias = here
+        source, target, self.zeros = b.gep(source, [across]), b.gep(target, [at]), b.gep(p["zeros"], [across])
         if self.vectors:
-            self.weights, self.bias = b.gep(p["weights"], [at]), b.gep(p["bias"], [at])
-        else:
-            self.weights, self.bias = p["weights"], p["bias"]
+            self.weights, self.bias = b.gep(self.weights, [at]), b.gep(self.bias, [at])
         masks = b.mul(j, p["across"]) if self.masked else None
         b.branch(chunk)
 
@@ -103,7 +112,14 @@ class _Window:
         self.store(after, target)
         j_next = b.add(j, i64(1))
         j.add_incoming(j_next, b.block)
-        b.cbranch(b.icmp_signed("<", j_next, p["columns"]), column, end)
+        b.cbranch(b.icmp_signed("<", j_next, p["columns"]), column, turn)
+
+        b.position_at_end(turn)
+        for phi, step in zip(here, ("src_step", "dst_step", "w_step", "b_step"), strict=True):
+            phi.add_incoming(b.gep(phi, [p[step]]), turn)
+        following = b.add(counter, i64(1))
+        counter.add_incoming(following, turn)
+        b.cbranch(b.icmp_signed("<=", following, p["planes"]), plane, end)
 
     def taps(
         self, R: int, sums: list[Any], source: Any, place: Any, weight: Any, row: Any, masks: Any, joined: Any
@@ -203,22 +219,23 @@ def window(
     first: Any, columns: Any, last: Any, lanes: Any, weights: Any, w0: Any, w_along: Any, w_across: Any,
     bias: Any, b0: Any, tables: Any, chunks: Any, count: Any, taps: Any, across: Any,
     column_masks: Any, row_masks: Any, row_step: Any, zeros: Any, z0: Any, accumulate: Any,
+    planes: Any, src_step: Any, dst_step: Any, w_step: Any, b_step: Any,
 ) -> Any:  # fmt: skip
     """Windows of `rb` (one of `heights()`) accumulators at the columns W*first, ..., W*(columns - 1), at most `last`.
 
     tables[chunks:] holds `count` chunks of CHUNK entries, tables[taps:] the places of the `across` taps across.
     The sums, plus `bias[b0]`, go to (or are added to) the lowest `lanes` lanes of dst.
 
-    `forms` (compile-time) has a bit for each form that is compiled, `form` is the one to use. With VECTORS weights and
+    `forms` (compile-time) are those compiled, `form` is the one to use. With VECTORS weights and
     bias move along with the columns. With MASKED a lane of row i is read only if tables[row_masks + i*row_step] is not
     0 and its bit of tables[column_masks + column*across + tap] is set, else it is zero; `zeros`, zeros as long as an
-    image row, begins at the row's first cell.
+    image row, begins at the row's first cell. All is repeated for `planes` planes, each a step further.
     """
     compiled = [form for form in range(4) if literal(forms, "forms") >> form & 1]
     dtype, n = element_dtype(src, dst, weights, bias, zeros), types.int64
     signature = types.void(
         forms, n, n, src, n, n, dst, n, n, n, n, n, n, weights, n, n, n, bias, n, tables, n, n, n, n, n, n, n, zeros, n,
-        types.boolean,
+        types.boolean, n, n, n, n, n,
     )  # fmt: skip
 
     def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
@@ -226,6 +243,7 @@ def window(
         (
             _, form, rb, _, s0, pitch, _, d0, d_pitch, first, columns, last, lanes, _, w0, w_along, w_across, _, b0,
             _, chunks, count, taps, across, column_masks, row_masks, row_step, _, z0, accumulate,
+            planes, src_step, dst_step, w_step, b_step,
         ) = a  # fmt: skip
 
         def pointer(array: int, at: Any) -> Any:
@@ -238,6 +256,7 @@ def window(
             "columns": columns, "last": last, "weights": pointer(13, w0), "w_along": w_along, "w_across": w_across,
             "bias": pointer(17, b0), "chunks": pointer(19, chunks), "count": count, "taps": pointer(19, taps),
             "across": across, "column_masks": pointer(19, column_masks), "row_masks": pointer(19, row_masks),
+            "planes": planes, "src_step": src_step, "dst_step": dst_step, "w_step": w_step, "b_step": b_step,
             "row_step": row_step, "zeros": pointer(27, z0),
             "how": b.select(accumulate, i64(2), b.select(full, i64(0), i64(1))), "stored": stored,
         }  # fmt: skip

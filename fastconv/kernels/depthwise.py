@@ -20,7 +20,7 @@ from fastconv.cpu import threads as pool
 from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.rows import add_rows, fill_row
 from fastconv.cpu.simd import claim, unpack, vector_width
-from fastconv.cpu.window import CHUNK, MASKED, MASKED_2, MOST_TAPS, PLAIN, heights, window
+from fastconv.cpu.window import CHUNK, IMAGE_FORMS, MASKED, MASKED_2, MOST_TAPS, PLAIN, heights, window
 from fastconv.kernels import pack
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue, activate
@@ -58,7 +58,9 @@ def refuses(spec: ConvSpec) -> str | None:
 # ---- the plan ----------------------------------------------------------------------------------------------------
 
 
-def _chunks(spec: ConvSpec, d: pack.Axis, h: pack.Axis, place: tuple[int, int, int], start: Sequence[int], planes: int) -> list[list[int]]:
+def _chunks(
+    spec: ConvSpec, d: pack.Axis, h: pack.Axis, place: tuple[int, int, int], start: Sequence[int], planes: int
+) -> list[list[int]]:
     """Kernel rows in runs along h that share loaded vectors.
 
     `place` is the pitch of (row of d, plane, row of h); phase p of h begins at plane start[p], `planes` to a phase.
@@ -172,6 +174,8 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
         rows = min(OH, (OH - 1) // (parts * tallest) * tallest + tallest)
     if not in_place:
         TH = min(TH, rows)
+    # Planes in L1 together share the set-up of each window.
+    together = max(1, min(group, TILE // size // (IH * IW))) if in_place and M == 1 else 1
     tasks = spec.N * OD * -(-spec.C // group) * -(-OH // rows)
 
     # 3. Tables.
@@ -203,7 +207,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
             spec.channels_last, in_place, fold, per_thread, packed, spec.C, M, spec.K, along, KW,
             ID, IH, IW, OD, OH, OW, *spec.stride3, *(lo for lo, _ in spec.padding3),
             d.halo, h.halo, w.halo, len(d.phases), nh, nw,
-            TH, TW, rows, group, pitch, plane, depth, len(passes), begin, end, *starts[:12],
+            TH, TW, rows, group, together, pitch, plane, depth, len(passes), begin, end, *starts[:12],
             (spec.kernel3[1] - 1) * spec.dilation3[1],
         ],
         np.int64,
@@ -250,8 +254,9 @@ def _pack_tile(geometry, tables, x, n, g, od, oh0, ow0, height, width, dst, d0):
     """Cut the padded input of one tile of one channel: dst[phase d][phase h][phase w][row d][row h][column]."""
     (
         channels_last, _, _, _, _, C, _, _, _, _, ID, IH, IW, _, _, _, sd, sh, sw, _, _, pw, hd, hh, hw, nd, nh, nw,
-        _, _, _, _, pitch, plane, depth, _, _, _, _, _, _, _, _, _, src_d, src_h, src_w, phase_d, phase_h, phase_w,
-    ) = unpack(geometry, 50)  # fmt: skip
+        _, _, _, _, _, pitch, plane, depth, _, _, _, _, _, _, _, _, _, src_d, src_h, src_w, phase_d, phase_h, phase_w,
+        _,
+    ) = unpack(geometry, 52)  # fmt: skip
     count_d, count_h, count_w = src_h - src_d, src_w - src_h, phase_d - src_w
     step = C if channels_last else 1
     for a in range(nd):
@@ -282,12 +287,13 @@ def _planes(  # type: ignore[no-untyped-def]
     thread, counter, tasks, geometry, tables, x, weight, bias, no_bias, residual, constants, out, scratch
 ):
     (
-        channels_last, in_place, fold, per_thread, sums, C, M, K, along, _, ID, IH, IW, OD, OH, OW, _, sh, sw, _, ph, pw,
-        _, _, _, _, _, _, TH, TW, rows, group, pitch, _, _, passes, begin, end,
+        channels_last, in_place, fold, per_thread, sums, C, M, K, along, _, ID, IH, IW, OD, OH, OW,
+        _, sh, sw, _, ph, pw, _, _, _, _, _, _, TH, TW, rows, group, together, pitch, _, _, passes, begin, end,
         chunks_at, taps_at, passes_at, masks_at, row_masks_at, heights_at, _, _, _, _, _, _, taps_h,
-    ) = unpack(geometry, 51)  # fmt: skip
+    ) = unpack(geometry, 52)  # fmt: skip
     W = vector_width(x)
     mine = thread * per_thread
+    x_plane, o_plane = ID * IH * IW, OD * OH * OW
     groups, parts = (C + group - 1) // group, (OH + rows - 1) // rows
     while True:
         task = claim(counter)
@@ -297,7 +303,9 @@ def _planes(  # type: ignore[no-untyped-def]
         rest, block = divmod(rest, groups)
         n, od = divmod(rest, OD)
         h0, h1 = part * rows, min(OH, part * rows + rows)
-        for g in range(block * group, min(C, block * group + group)):  # 1. channels
+        stop = min(C, block * group + group)
+        for g in range(block * group, stop, together):  # 1. channels
+            planes = min(together, stop - g)
             for oh0 in range(h0, h1, TH):  # 2. tiles
                 for ow0 in range(0, OW, TW):
                     height, width = min(TH, h1 - oh0), min(TW, OW - ow0)
@@ -317,10 +325,11 @@ def _planes(  # type: ignore[no-untyped-def]
                             d_pitch, count, span, rest = W, width // W, W, width % W
                             columns, last, lanes = 1, 0, W
                         rb = tables[heights_at + count]
-                        for i in range(0, count + (1 if rest else 0), rb):  # 4. bands of rows
-                            at = min(i, count - rb)
+                        bands = (count + rb - 1) // rb
+                        for band in range(bands + (1 if rest else 0)):  # 4. bands of rows
+                            at = min(band * rb, count - rb)
                             s_at, d_at, row = s0 + at * span, d0 + at * d_pitch, oh0 + at
-                            if i >= count:
+                            if band == bands:
                                 rb, s_at, d_at = 1, s0 + width - W, d0 + width - W
                             left, right = 0, columns
                             if in_place and not (row * sh >= ph and (row + rb - 1) * sh + taps_h - ph < IH):
@@ -333,15 +342,17 @@ def _planes(  # type: ignore[no-untyped-def]
                                 step = max(1, j1 - j0) if passes == 1 else 1
                                 for j in range(j0, j1, step):
                                     for p in range(passes):  # 6. parts of long sums
-                                        at_p = passes_at + 4 * p
-                                        s = tables[at_p + 2]
+                                        part_at = passes_at + 4 * p
+                                        chunks, number = chunks_at + tables[part_at] * CHUNK, tables[part_at + 1]
+                                        tap, across = tables[part_at + 2], tables[part_at + 3]
                                         form = PLAIN if side == 1 else MASKED if sw == 1 else MASKED_2
+                                        # The bias comes last: rounded once.
+                                        added, b_step = (bias, 1) if p + 1 == passes else (no_bias, 0)
                                         window(
-                                            1 << PLAIN | 1 << MASKED | 1 << MASKED_2, form, rb, src, s_at, span, dst, d_at, d_pitch, j, j + step, last,
-                                            lanes, weight, oc * K + s, along, 1, bias if p + 1 == passes else no_bias,
-                                            oc, tables, chunks_at + tables[at_p] * CHUNK, tables[at_p + 1],
-                                            taps_at + s, tables[at_p + 3], masks_at, row_masks_at + row * sh,
-                                            sh, no_bias, -pw, p > 0,
+                                            IMAGE_FORMS, form, rb, src, s_at, span, dst, d_at, d_pitch, j, j + step,
+                                            last, lanes, weight, oc * K + tap, along, 1, added, oc, tables, chunks,
+                                            number, taps_at + tap, across, masks_at, row_masks_at + row * sh, sh,
+                                            no_bias, -pw, p > 0, planes, x_plane, o_plane, K, b_step,
                                         )  # fmt: skip
                         if channels_last:
                             _scatter(
@@ -350,9 +361,9 @@ def _planes(  # type: ignore[no-untyped-def]
                             )  # fmt: skip
                         elif residual.size or constants[0] != 0:
                             whole = width == OW
-                            length = height * width if whole else width
-                            for i in range(1 if whole else height):
-                                o0 = first_row + i * OW
+                            length, lines = (height * width, 1) if whole else (width, height)
+                            for i in range(planes * lines):
+                                o0 = first_row + i // lines * OD * OH * OW + i % lines * OW
                                 if residual.size:
                                     add_rows(out, o0, residual, o0, out, o0, length)
                                 if constants[0] != 0:
