@@ -40,8 +40,8 @@ def write_plot(results: Sequence[Result], path: Path, environment: str) -> None:
                 if label != "all":
                     panel.plot(ratios, [middle] * len(ratios), "o", color=colour, ms=3.5, mec="white", mew=0.5)
                 panel.annotate(
-                    f"{mean:.2f}", (1, middle), xytext=(-4 if mean >= 1 else 4, 0), textcoords="offset points",
-                    ha="right" if mean >= 1 else "left", va="center", fontsize=7, color="#444444",
+                    f"{mean:.2f}", (1, middle), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                    textcoords="offset points", va="center", fontsize=7, color=colour,
                 )  # fmt: skip
         panel.axvline(1, color="black", lw=0.8)
         panel.set_xscale("log", base=2)
@@ -49,6 +49,7 @@ def write_plot(results: Sequence[Result], path: Path, environment: str) -> None:
             FuncFormatter(lambda value, _: f"{value:g}" if value >= 1 else f"1/{1 / value:g}")
         )
         panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set_ylim(-0.6, len(labels) - 0.4)
         panel.set_yticks(range(len(labels)), labels)
         panel.grid(axis="x", color="#dddddd", lw=0.6)
         panel.set_axisbelow(True)
