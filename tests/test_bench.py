@@ -195,8 +195,8 @@ def test_a_real_run_reports_and_can_be_read_back(tmp_path, capsys):
     results, _ = report.read_csv(out / "layers.csv")
     assert [found.layer.name for found in results] == ["net:conv1*3", "signal"]
     for found in results:
-        assert {runner.PREPARED, runner.FUNCTIONAL, "reference"} <= set(found.timings)
-        assert len(found.algorithms()) > 1
+        assert {runner.PREPARED, runner.FUNCTIONAL} <= set(found.timings)
+        assert {"direct", "reference"} <= set(found.algorithms())
         assert all(0 < timing.best <= timing.median for timing in found.timings.values())
         assert found.problems == {}
     assert bench.main(["--load", str(out / "layers.csv"), "--out", str(out), "--markdown", str(table)]) == 0
