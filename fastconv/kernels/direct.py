@@ -26,7 +26,7 @@ from fastconv.spec import ConvSpec
 NAME = "direct"
 ACCURACY = "exact"
 ERROR_BOUND = 16.0
-NOTE = "sums of at most 512 terms, added in blocks"
+NOTE = "sums of at most 128 terms, added in blocks"
 
 
 def refuses(spec: ConvSpec) -> str | None:

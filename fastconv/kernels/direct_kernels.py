@@ -6,7 +6,7 @@ from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.microkernel import gemm_block, gemm_channels
 from fastconv.cpu.rows import fill_row
 from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
-from fastconv.kernels.direct_plan import FIELDS, KC_CHANNELS, KC_PIXELS, SECTIONS
+from fastconv.kernels.direct_plan import FIELDS, KC, SECTIONS
 from fastconv.kernels.epilogue import bias_of, store_channels, store_row
 from fastconv.kernels.pack import pack_row, pack_rows_last
 
@@ -73,10 +73,14 @@ def _gemm_to_output(  # type: ignore[no-untyped-def]
     """Pixel form with the output as C; only the last, partial vector of a row goes through scratch."""
     W = vector_width(out)
     whole = P // W * W
-    if whole:
-        gemm_block(rows, whole, mr, A, a0, K, 1, B, b0, tables, off, K, out, o0, plane, False)
-    if whole < P:
-        gemm_block(rows, P - whole, mr, A, a0, K, 1, B, b0 + whole, tables, off, K, scratch, sums, c_row, False)
+    for k in range(0, K, KC):
+        depth, later = min(KC, K - k), k > 0
+        if whole:
+            gemm_block(rows, whole, mr, A, a0 + k, K, 1, B, b0, tables, off + k, depth, out, o0, plane, later)
+        if whole < P:
+            gemm_block(
+                rows, P - whole, mr, A, a0 + k, K, 1, B, b0 + whole, tables, off + k, depth, scratch, sums, c_row, later
+            )
     for r in range(rows):
         dst, value = o0 + r * plane, bias_of(bias, oc + r)
         if whole and (bias.size or residual.size or constants[0] != 0):
@@ -131,8 +135,8 @@ def pixels(  # type: ignore[no-untyped-def]
         # Vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
         use_x = in_place and origin + reach + (P + W - 1) // W * W <= x.size
         B, b0, off, step = (x, origin, off_input, C) if use_x else (scratch, mine, off_tile, CB)
-        # Pixels that follow each other in the output too, and one chain of terms: sums go straight there.
-        straight = K <= KC_PIXELS and not channels_last and (height == 1 or (pitch == OW and width == OW))
+        # Pixels that follow each other in the output too: sums go straight there.
+        straight = not channels_last and (height == 1 or (pitch == OW and width == OW))
         for c in range(0, C, step):  # 1. channels that fit L2
             channels = min(step, C - c)
             _pack_input(use_x, geometry, tables, x, n, g * C + c, channels, od, oh0, ow0, scratch, mine)
@@ -146,8 +150,8 @@ def pixels(  # type: ignore[no-untyped-def]
                     )  # fmt: skip
                     continue
                 c0 = sums if step >= C else sums + (oc - oc0) * c_row
-                for k in range(0, channels * taps, KC_PIXELS):  # 3. a chain of KC terms
-                    depth = min(KC_PIXELS, channels * taps - k)
+                for k in range(0, channels * taps, KC):  # 3. a chain of KC terms
+                    depth = min(KC, channels * taps - k)
                     gemm_block(
                         rows, P, mr, weight, (g * OC + oc) * K + c * taps + k, K, 1, B, b0, tables, off + k, depth,
                         scratch, c0, c_row, k > 0 or c > 0,
@@ -216,10 +220,9 @@ def channels(  # type: ignore[no-untyped-def]
                     continue
                 c0 = sums if step >= C else sums + v0 * W * (TH * TW + W)
                 b0 = g * group_size + (oc0 + v0 * W) * K + c * taps * nv * W
-                chain = KC_CHANNELS if nv > 1 else KC_CHANNELS // 2
-                for k in range(0, deep, chain):  # 3. a chain of KC terms
+                for k in range(0, deep, KC):  # 3. a chain of KC terms
                     gemm_channels(
-                        P, nv, A, a0, tables, at, tables, off + k, min(chain, deep - k), weight, b0 + k * nv * W,
+                        P, nv, A, a0, tables, at, tables, off + k, min(KC, deep - k), weight, b0 + k * nv * W,
                         scratch, c0, nv * W, k > 0 or c > 0,
                     )  # fmt: skip
                 if c + step < C:

@@ -20,11 +20,10 @@ from fastconv.kernels import pack
 from fastconv.kernels.common import Cost
 from fastconv.spec import ConvSpec
 
-# Longest chain of roundings. A chain of n positive terms errs by about 0.33 sqrt(n) u of the sum (each partial sum
-# rounds by u/2 at random): 7.5 u at 512, half of the contract; and 512 rows of an 8-row panel are 16 KB, half an L1.
-# In the channel form the block of B streams from L2 at NV vectors a step, which 512 x 4 vectors stand as well as
-# 256 x 4; a single vector's tile is bound by loads, and half as many keep its block in L1.
-KC_PIXELS, KC_CHANNELS = 512, 512
+# Longest chain of roundings. On n positive terms each partial sum rounds by up to u/2 of itself: the error is about
+# 0.33 sqrt(n) u of the total, and the largest of many outputs four times that, 15 u at 128, the whole of the contract.
+# Adding a chain to C costs a tile's 24 vectors a load, an addition and a store: 3 % at 128.
+KC = 128
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _evaluate(
         vectors = -(-OCP // W)
         inner = _tile_cycles(P, nv, True, 8) * vectors / nv
         finish = (OCP / W) * P * (0.12 * W if spec.channels_last else 0.4 * W)
-        inner += P / 8 * vectors * 6 / min(K, KC_CHANNELS)
+        inner += P / 8 * vectors * 6 / min(K, KC)
     else:
         vectors = -(-P // W)
         c_row = vectors * W + (W if vectors * W * size % 4096 == 0 else 0)
@@ -137,9 +136,9 @@ def _evaluate(
         rows = min(finished_together(spec, mr), OCP) if CB >= C else OCP
         sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
         inner = _tile_cycles(OCP, vectors, False, mr)
-        straight = K <= KC_PIXELS and (TH == 1 or (pitch == OW and TW == OW)) and not spec.channels_last
+        straight = (TH == 1 or (pitch == OW and TW == OW)) and not spec.channels_last
         finish = OCP * TH * (0 if straight else 14 + TW / W * 3) * (3 if spec.channels_last else 1)
-        finish += 40.0 * -(-OCP // mr) * -(-vectors // 3) * -(-K // KC_PIXELS)
+        finish += 40.0 * -(-OCP // mr) * -(-vectors // 3) * -(-K // KC)
     tasks = spec.N * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
     packing = 0.0 if in_place else C * phases * (1 + d.halo) * (TH + h.halo) * (12 + pitch * (0.3 if w.phases == (0,) else 0.6))
     # Weights stream from L2, or from L3 once all of them together leave L2.
