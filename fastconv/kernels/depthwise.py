@@ -188,7 +188,8 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
         tap_w = np.array([p * plane + q for p, q in w.taps], np.int64)
         chunks = _chunks(spec, d, h, (depth, plane, pitch), range(nh), nw)
     passes = _passes(chunks, KW)
-    masks, begin, end = _masks(spec, raw)
+    # Only windows on the input itself need masks; elsewhere a long signal's would fill the memory.
+    masks, begin, end = _masks(spec, raw) if in_place else (np.empty(0, np.int64), 0, 0)
     fold = OH == 1 and all(chunk[1] == 1 for chunk in chunks)
     sections = [
         np.array(chunks, np.int64).reshape(-1),
