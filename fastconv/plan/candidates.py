@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastconv.kernels import depthwise, direct, fft, reference
+from fastconv.kernels import depthwise, direct, fft, im2col, reference
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.spec import ConvSpec
@@ -46,7 +46,7 @@ CANDIDATES: tuple[Algorithm, ...] = (
     fft,          # large kernels: work per output grows with the logarithm of the kernel
     depthwise,    # one input channel per group: no GEMM to be had, memory bound
     direct,       # implicit GEMM on the input itself
-    # im2col,     explicit GEMM on gathered panels: odd strides and small planes
+    im2col,       # explicit GEMM on gathered panels: odd strides and small planes
     reference,    # plain loops, the oracle
 )  # fmt: skip
 
