@@ -51,7 +51,9 @@ def _emit_tile(  # one register tile at the builder's position; the builder ends
     c_cells = {(i, j): b.gep(pc, [b.add(b.mul(c_row, i64(i)), i64(j * e.width))]) for i, j in cells}
 
     entry = b.block
-    loop, leave, update, fresh, done = (b.append_basic_block(f"{n}{mr}x{nv}") for n in ("k", "leave", "add", "set", "end"))
+    loop, leave, update, fresh, done = (
+        b.append_basic_block(f"{n}{mr}x{nv}") for n in ("k", "leave", "add", "set", "end")
+    )
     b.branch(loop)
 
     b.position_at_end(loop)

@@ -26,7 +26,9 @@ class _Row:
     def _masked(self, name: str, result: ir.Type, arguments: list[Any]) -> Any:
         kind = ir.FunctionType(result, [a.type for a in arguments])
         suffix = f"v{self.e.width}{'f' if self.e.is_float else 'i'}{8 * self.e.itemsize}.p0"
-        return self.b.call(cgutils.get_or_insert_function(self.b.module, kind, f"llvm.masked.{name}.{suffix}"), arguments)
+        return self.b.call(
+            cgutils.get_or_insert_function(self.b.module, kind, f"llvm.masked.{name}.{suffix}"), arguments
+        )
 
     def load(self, row: Any, offset: Any = None) -> Any:
         """The row's vector here (or `offset` elements from its start); masked lanes are zero and never touched."""

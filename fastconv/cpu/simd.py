@@ -76,7 +76,9 @@ class Emitter:
         """A scalar copied into every lane."""
         undefined = ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
-        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, self.width), [0] * self.width))
+        return self.builder.shuffle_vector(
+            first, undefined, ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
+        )
 
     def add(self, a: Any, b: Any) -> Any:
         return self.builder.fadd(a, b) if self.is_float else self.builder.add(a, b)

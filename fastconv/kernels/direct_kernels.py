@@ -6,7 +6,7 @@ from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.microkernel import gemm_block, gemm_channels
 from fastconv.cpu.rows import fill_row
 from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
-from fastconv.kernels.direct_plan import FIELDS, KC, SECTIONS
+from fastconv.kernels.direct_plan import FIELDS, SECTIONS
 from fastconv.kernels.epilogue import bias_of, store_channels, store_row
 from fastconv.kernels.pack import pack_row, pack_rows_last
 
@@ -17,8 +17,8 @@ _ALL = FIELDS + SECTIONS
 def _pack_tile(geometry, tables, x, n, channel, channels, od, oh0, ow0, dst, d0):  # type: ignore[no-untyped-def]
     """Cut the padded input of one tile: dst[c][phase][row d][row h][column]."""
     (
-        channels_last, _, _, _, _, _, _, C, _, G, _, ID, IH, IW, _, _, _, sd, sh, sw, pd, ph, pw, hd, hh, hw, nd, nh, nw,
-        TH, TW, _, pitch, plane, c_pitch, _, _, _, _, _, _, _, src_d, src_h, src_w, phase_d, phase_h, phase_w,
+        channels_last, _, _, _, _, _, _, C, _, G, _, ID, IH, IW, _, _, _, sd, sh, sw, _, _, lo, hd, hh, _, nd, nh, nw,
+        TH, _, _, pitch, plane, c_pitch, _, _, _, _, _, _, _, _, src_d, src_h, src_w, phase_d, phase_h, phase_w,
     ) = unpack(geometry, _ALL)  # fmt: skip
     count_d, count_h, count_w = src_h - src_d, src_w - src_h, phase_d - src_w
     channels_all = C * G
@@ -40,14 +40,14 @@ def _pack_tile(geometry, tables, x, n, channel, channels, od, oh0, ow0, dst, d0)
                         elif channels_last:
                             x0 = (((n * ID + from_d) * IH + from_h) * IW) * channels_all + channel
                             pack_rows_last(
-                                x, x0, channels_all, channels, tables, src_w, count_w, pw, IW, first_w, sw, pitch,
+                                x, x0, channels_all, channels, tables, src_w, count_w, lo, IW, first_w, sw, pitch,
                                 dst, row, c_pitch,
                             )  # fmt: skip
                         else:
                             for c in range(channels):
                                 x0 = (((n * channels_all + channel + c) * ID + from_d) * IH + from_h) * IW
                                 pack_row(
-                                    x, x0, 1, tables, src_w, count_w, pw, IW, first_w, sw, pitch, dst, row + c * c_pitch
+                                    x, x0, 1, tables, src_w, count_w, lo, IW, first_w, sw, pitch, dst, row + c * c_pitch
                                 )
     # The last vector of the last row may read past the tile: keep old scratch (denormals are slow) out of it.
     fill_row(dst, d0 + channels * c_pitch, 8 * vector_width(dst))
@@ -68,7 +68,7 @@ def _store_rows(C, c0, c_row, pitch, base, plane, OW, height, width, rows, oc, b
 
 @inline
 def _gemm_to_output(  # type: ignore[no-untyped-def]
-    rows, P, mr, A, a0, K, B, b0, tables, off, out, o0, plane, bias, oc, residual, constants, scratch, sums, c_row
+    rows, P, mr, A, a0, K, KC, B, b0, tables, off, out, o0, plane, bias, oc, residual, constants, scratch, sums, c_row
 ):
     """Pixel form with the output as C; only the last, partial vector of a row goes through scratch."""
     W = vector_width(out)
@@ -114,7 +114,7 @@ def pixels(  # type: ignore[no-untyped-def]
     (
         channels_last, in_place, reach, mr, block, per_thread, c_start, C, OC, G, taps,
         ID, IH, IW, OD, OH, OW, _, _, _, _, _, _, _, _, _, _, _, _,
-        TH, TW, OCP, pitch, _, c_pitch, CB, c_row, _, off_tile, off_input, _, _, _, _, _, _, _, _,
+        TH, TW, OCP, pitch, _, _, CB, c_row, _, KC, off_tile, off_input, _, _, _, _, _, _, _, _,
     ) = unpack(geometry, _ALL)  # fmt: skip
     W = vector_width(x)
     K = C * taps
@@ -145,8 +145,8 @@ def pixels(  # type: ignore[no-untyped-def]
                 if straight and step >= C:
                     base = ((n * G * OC + g * OC + oc) * OD + od) * OH * OW + oh0 * OW + ow0
                     _gemm_to_output(
-                        rows, P, mr, weight, (g * OC + oc) * K, K, B, b0, tables, off, out, base, OD * OH * OW, bias,
-                        g * OC + oc, residual, constants, scratch, sums, c_row,
+                        rows, P, mr, weight, (g * OC + oc) * K, K, KC, B, b0, tables, off, out, base, OD * OH * OW,
+                        bias, g * OC + oc, residual, constants, scratch, sums, c_row,
                     )  # fmt: skip
                     continue
                 c0 = sums if step >= C else sums + (oc - oc0) * c_row
@@ -185,7 +185,7 @@ def channels(  # type: ignore[no-untyped-def]
     (
         channels_last, in_place, _, _, blocks, per_thread, c_start, C, OC, G, taps,
         ID, IH, IW, OD, OH, OW, sd, sh, sw, _, _, _, _, _, _, _, _, _,
-        TH, TW, OCP, _, _, _, CB, _, t_row, off_tile, off_input, at_full, at_last, _, _, _, _, _, _,
+        TH, TW, OCP, _, _, _, CB, _, t_row, KC, off_tile, off_input, at_full, at_last, _, _, _, _, _, _,
     ) = unpack(geometry, _ALL)  # fmt: skip
     W = vector_width(x)
     K, channels_all, group_size = C * taps, C * G, (OC + W - 1) // W * W * C * taps

@@ -17,13 +17,8 @@ from fastconv.cpu import isa, workspace
 from fastconv.cpu.caches import cache_sizes
 from fastconv.cpu.microkernel import widest
 from fastconv.kernels import pack
-from fastconv.kernels.common import Cost
+from fastconv.kernels.common import Cost, ceil_div, chain
 from fastconv.spec import ConvSpec
-
-# Longest chain of roundings. On n positive terms each partial sum rounds by up to u/2 of itself: the error is about
-# 0.33 sqrt(n) u of the total, and the largest of many outputs four times that, 15 u at 128, the whole of the contract.
-# Adding a chain to C costs a tile's 24 vectors a load, an addition and a store: 3 % at 128.
-KC = 128
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def row_tile(rows: int) -> int:
 
 def vector_blocks(OC: int, W: int) -> int:
     """Channel form: into how many blocks of at most the widest NV the output channels are dealt, evenly."""
-    return -(-(-(-OC // W)) // max(widest().values()))
+    return ceil_div(ceil_div(OC, W), max(widest().values()))
 
 
 def _tile_cycles(rows: int, vectors: int, channels_form: bool, mr: int) -> float:
@@ -103,9 +98,10 @@ def _tile_cycles(rows: int, vectors: int, channels_form: bool, mr: int) -> float
 
 
 def _evaluate(
-    spec: ConvSpec, axes: tuple[pack.Axis, ...], channels_form: bool, in_place: bool, TH: int, TW: int, OCP: int, mr: int,
-    threads: int,
+    spec: ConvSpec, axes: tuple[pack.Axis, ...], channels_form: bool, in_place: bool, cut: tuple[int, int, int],
+    mr: int, threads: int,
 ) -> Tile:  # fmt: skip
+    TH, TW, OCP = cut
     W, size = isa.width(spec.dtype), spec.itemsize
     d, h, w = axes
     OD, OH, OW = spec.output3
@@ -121,14 +117,14 @@ def _evaluate(
     packed = 0 if in_place and channels_form else CB * c_pitch + 8 * W
     P = TH * TW if channels_form else (TH - 1) * pitch + TW
     if channels_form:
-        nv = -(-(-(-OCP // W)) // vector_blocks(OCP, W))
+        nv = ceil_div(ceil_div(OCP, W), vector_blocks(OCP, W))
         c_row = nv * W
         blocks = 1 if CB >= C else vector_blocks(OCP, W)
         sums = blocks * (P + W) * c_row + (0 if spec.channels_last else W * transposed_row(P, W, size))
         vectors = -(-OCP // W)
         inner = _tile_cycles(P, nv, True, 8) * vectors / nv
         finish = (OCP / W) * P * (0.12 * W if spec.channels_last else 0.4 * W)
-        inner += P / 8 * vectors * 6 / min(K, KC)
+        inner += P / 8 * vectors * 6 / min(K, chain(spec))
     else:
         vectors = -(-P // W)
         c_row = vectors * W + (W if vectors * W * size % 4096 == 0 else 0)
@@ -138,9 +134,13 @@ def _evaluate(
         inner = _tile_cycles(OCP, vectors, False, mr)
         straight = (TH == 1 or (pitch == OW and TW == OW)) and not spec.channels_last
         finish = OCP * TH * (0 if straight else 14 + TW / W * 3) * (3 if spec.channels_last else 1)
-        finish += 40.0 * -(-OCP // mr) * -(-vectors // 3) * -(-K // KC)
+        finish += 40.0 * -(-OCP // mr) * -(-vectors // 3) * -(-K // chain(spec))
     tasks = spec.N * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
-    packing = 0.0 if in_place else C * phases * (1 + d.halo) * (TH + h.halo) * (12 + pitch * (0.3 if w.phases == (0,) else 0.6))
+    packing = (
+        0.0
+        if in_place
+        else C * phases * (1 + d.halo) * (TH + h.halo) * (12 + pitch * (0.3 if w.phases == (0,) else 0.6))
+    )
     # Weights stream from L2, or from L3 once all of them together leave L2.
     streaming = OCP * K * size / (48 if spec.weight_bytes < L2 // 2 else 12) * (0.25 if channels_form else 1.0)
     # An input tile beyond half of L2 comes from L3 again for every block of output channels.
@@ -178,8 +178,8 @@ def _cuts(spec: ConvSpec, channels_form: bool, unit: int) -> Iterator[tuple[int,
     heights = {-(-OH // n) for n in (*even, OH) if n <= OH}
     widths = {OW}
     if OW > 8 * W:
-        widths |= {-(-(-(-OW // n)) // W) * W for n in (2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 2048)}
-    parts = {min(OC, -(-(-(-OC // n)) // unit) * unit) for n in (1, 2, 4, 8)}
+        widths |= {ceil_div(ceil_div(OW, n), W) * W for n in (2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 2048)}
+    parts = {min(OC, ceil_div(ceil_div(OC, n), unit) * unit) for n in (1, 2, 4, 8)}
     line = _pixels_in_place(spec) and not channels_form
     for TH in heights:
         for TW in widths:
@@ -200,9 +200,9 @@ def choose(spec: ConvSpec, axes: tuple[pack.Axis, ...], threads: int, limit: int
     for channels_form in (False, True):
         # The channel form may use any unpadded input where it lies, or pack it, which gathers strided pixels once.
         choices = ([True, False] if unpadded else [False]) if channels_form else [_pixels_in_place(spec)]
-        for TH, TW, OCP in _cuts(spec, channels_form, W if channels_form else mr):
+        for cut in _cuts(spec, channels_form, W if channels_form else mr):
             for in_place in choices:
-                tile = _evaluate(spec, axes, channels_form, in_place, TH, TW, OCP, mr, threads)
+                tile = _evaluate(spec, axes, channels_form, in_place, cut, mr, threads)
                 if (tile.packed + tile.sums + 2 * W) * spec.itemsize * threads > limit:
                     continue
                 if best is None or tile.cycles < best.cycles:
@@ -229,7 +229,9 @@ def _tables(spec: ConvSpec, axes: tuple[pack.Axis, ...], tile: Tile) -> list[np.
         ]  # fmt: skip
         tiled = offsets(tile.CB, tile.c_pitch, taps)
     if tile.in_place:
-        steps = [[k * dilation for k in range(kernel)] for kernel, dilation in zip(spec.kernel3, spec.dilation3, strict=True)]
+        steps = [
+            [k * dilation for k in range(kernel)] for kernel, dilation in zip(spec.kernel3, spec.dilation3, strict=True)
+        ]
         taps = [((a * IH + b) * IW + c) * pixel for a in steps[0] for b in steps[1] for c in steps[2]]
         inside = offsets(C, 1 if spec.channels_last else ID * IH * IW, taps[::-1] if spec.flip else taps)
     pixels = []
@@ -246,7 +248,7 @@ def _tables(spec: ConvSpec, axes: tuple[pack.Axis, ...], tile: Tile) -> list[np.
 
 
 #: The geometry array's fields, in the order in which the kernels unpack it; then the starts of `_tables`.
-FIELDS = 38
+FIELDS = 39
 SECTIONS = 10
 
 
@@ -272,7 +274,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
             spec.channels_last, tile.in_place, reach, mr, block, per_thread, c_start, C, OC, G, spec.K // C,
             *spec.input3, *spec.output3, *spec.stride3, *(lo for lo, _ in spec.padding3), d.halo, h.halo, w.halo,
             len(d.phases), len(h.phases), len(w.phases), tile.TH, tile.TW, tile.OCP, tile.pitch, tile.plane,
-            tile.c_pitch, tile.CB, tile.c_row, transposed_row(tile.TH * tile.TW, W, size), *starts,
+            tile.c_pitch, tile.CB, tile.c_row, transposed_row(tile.TH * tile.TW, W, size), chain(spec), *starts,
         ],
         np.int64,
     )  # fmt: skip

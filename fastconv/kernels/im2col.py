@@ -4,9 +4,10 @@ For one group of one image, B [K x P] holds in column p the patch under output p
 
     C[oc, p] = sum_k A[oc, k] * B[k, p]          [OC x K] * [K x P] -> [OC x P]
 
-A task is a panel of PB pixels and OCP output channels. It walks down K: KC rows of B are copied out of the padded input
-into a packed panel (Goto & van de Geijn 2008), multiplied and added to C. Scratch is KC*PB + OCP*PB elements a thread
-whatever the kernel's size. No column between image rows is wasted, at the price of KH*KW times the packing of `direct`.
+A task is a panel of PB pixels and OCP output channels. It walks down K: a chain of rows of B is copied out of the
+padded input into a packed panel (Goto & van de Geijn 2008), multiplied and added to C. Scratch is (chain + OCP) * PB
+elements a thread whatever the kernel's size. No column between image rows is wasted, at the price of KH*KW times the
+packing of `direct`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.microkernel import gemm_block
 from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
 from fastconv.kernels import pack
-from fastconv.kernels.common import Cost
-from fastconv.kernels.direct_plan import KC, row_tile
+from fastconv.kernels.common import Cost, chain
+from fastconv.kernels.direct_plan import row_tile
 from fastconv.kernels.epilogue import Epilogue, bias_of, store_channels, store_row
 from fastconv.kernels.pack import pack_row
 from fastconv.spec import ConvSpec
@@ -32,8 +33,8 @@ ACCURACY = "exact"
 ERROR_BOUND = 16.0
 NOTE = "sums of at most 128 terms, added in blocks"
 
-# KC x PB is an eighth of a 1 MB L2 in float32 (128 x 240 x 4 B = 123 KB); 240 is 5 register tiles of 3 x 16 lanes, and
-# a multiple of every other vector width. C, OCP x PB, takes at most a quarter. KC bounds the chain of roundings, too.
+# B, chain x PB, is an eighth of a 1 MB L2 in float32 (128 x 240 x 4 B = 123 KB); 240 is 5 register tiles of 3 x 16
+# lanes, and a multiple of every other vector width. C, OCP x PB, takes at most a quarter.
 PB, MAX_OCP = 240, 256
 
 
@@ -58,7 +59,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     W, size = isa.width(spec.dtype), spec.itemsize
     OC, OP = spec.OC // spec.groups, prod(spec.output)
     mr = row_tile(OC)
-    pb, kc, ocp = min(PB, -(-OP // W) * W), min(KC, spec.K), min(MAX_OCP, OC)
+    pb, kc, ocp = min(PB, -(-OP // W) * W), min(chain(spec), spec.K), min(MAX_OCP, OC)
 
     def sizes() -> tuple[int, int]:
         rows = -(-ocp // W) * W if spec.channels_last else ocp
@@ -95,7 +96,9 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     cost = Cost(
         flops=2.0 * outputs * spec.K * (-(-OP // W) * W / OP),
         bytes=float(spec.input_bytes + spec.output_bytes + spec.weight_bytes),
-        transform=float(spec.N * spec.groups * -(-OC // ocp) * spec.K * OP * (8 if spec.channels_last else 1) + outputs),
+        transform=float(
+            spec.N * spec.groups * -(-OC // ocp) * spec.K * OP * (8 if spec.channels_last else 1) + outputs
+        ),
         tasks=tasks,
     )
     return Params(
@@ -112,9 +115,7 @@ def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
     return weight.reshape(-1)
 
 
-def run(
-    spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue
-) -> None:
+def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
     scratch = workspace.scratch(spec.dtype, params.per_thread, params.threads)
     arrays = (
         params.geometry, params.tables, x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out, scratch,
@@ -126,10 +127,10 @@ def run(
 def _fill(geometry, tables, x, n, channel, k0, depth, p0, P, dst, d0):  # type: ignore[no-untyped-def]
     """dst[k][p]: rows k0..k0+depth of the patch matrix, pixels p0..p0+P of the output."""
     (
-        channels_last, C, _, G, ID, IH, IW, _, OH, OW, KD, KH, KW, sd, sh, sw, ld, lh, lw, _, pb, _, _, _, _,
-        src_d, src_h, src_w, tap_d, tap_h, tap_w, end,
+        channels_last, C, _, G, ID, IH, IW, _, OH, OW, KD, KH, KW, sd, sh, sw, _, _, lo, _, pb, _, _, _, _,
+        src_d, src_h, src_w, tap_d, tap_h, tap_w, _,
     ) = unpack(geometry, 32)  # fmt: skip
-    count_d, count_h, count_w = src_h - src_d, src_w - src_h, tap_d - src_w
+    count_w = tap_d - src_w
     channels_all = C * G
     for k in range(depth):
         rest, kw = divmod(k0 + k, KW)
@@ -151,15 +152,15 @@ def _fill(geometry, tables, x, n, channel, k0, depth, p0, P, dst, d0):  # type: 
                 x0 = ((n * channels_all + channel + c) * ID + from_d) * IH + from_h
                 x0 = ((n * ID + from_d) * IH + from_h) * IW * step + channel + c if channels_last else x0 * IW
                 first = ow * sw + tables[tap_w + kw]
-                pack_row(x, x0, step, tables, src_w, count_w, lw, IW, first, sw, run, dst, at)
+                pack_row(x, x0, step, tables, src_w, count_w, lo, IW, first, sw, run, dst, at)
             p += run
 
 
 @kernel
 def im2col(thread, counter, tasks, geometry, tables, x, weight, bias, residual, constants, out, scratch):  # type: ignore[no-untyped-def]
     (
-        channels_last, C, OC, G, _, _, _, OD, OH, OW, KD, KH, KW, _, _, _, _, _, _, mr, pb, kc, ocp, c_start, per_thread,
-        _, _, _, _, _, _, _,
+        channels_last, C, OC, G, _, _, _, OD, OH, OW, KD, KH, KW, _, _, _, _, _, _, mr, pb, kc, ocp, c_start,
+        per_thread, _, _, _, _, _, _, off,
     ) = unpack(geometry, 32)  # fmt: skip
     W = vector_width(x)
     K, OP = C * KD * KH * KW, OD * OH * OW
@@ -179,10 +180,9 @@ def im2col(thread, counter, tasks, geometry, tables, x, weight, bias, residual, 
         for k in range(0, K, kc):
             depth = min(kc, K - k)
             _fill(geometry, tables, x, n, g * C, k, depth, p0, P, scratch, B)
-            # off[k] = k * pb for a packed panel; the table holds it once for all.
-            gemm_block(
-                rows, P, mr, weight, oc0 * K + k, K, 1, scratch, B, tables, geometry[31], depth, scratch, sums, pb, k > 0
-            )
+            gemm_block(  # tables[off + k] = k * pb: the panel is packed
+                rows, P, mr, weight, oc0 * K + k, K, 1, scratch, B, tables, off, depth, scratch, sums, pb, k > 0
+            )  # fmt: skip
         if not channels_last:
             for r in range(rows):
                 dst, value = (n * G * OC + oc0 + r) * OP + p0, bias_of(bias, oc0 + r)
