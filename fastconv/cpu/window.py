@@ -31,9 +31,26 @@ IMAGE_FORMS, PIXEL_FORMS = 0b0111, 0b1000
 CHUNK = 4
 
 
-def heights() -> tuple[int, ...]:
+def heights() -> tuple[int, int, int]:
     """The numbers of accumulators compiled; image heights of most networks are multiples of 7."""
-    return (7, 4, 2, 1)
+    return 7, 3, 1
+
+
+def best_heights(most: int) -> list[int]:
+    """For every number of rows up to `most` the height of windows that computes the fewest rows twice."""
+
+    def best(rows: int) -> int:
+        return min((h for h in heights() if h <= rows), key=lambda h: (-(-rows // h) * (h + 2), -h))
+
+    return [0, *map(best, range(1, most + 1))]
+
+
+def _once_each(module: Any) -> Any:
+    """Loop metadata: the body is unrolled already, more copies only cost compile time."""
+    loop = module.add_metadata([module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])])
+    if loop.operands[0] is not loop:
+        loop.operands = (loop, *loop.operands)  # a loop's metadata names itself first
+    return loop
 
 
 class _Window:
@@ -155,7 +172,8 @@ class _Window:
         s_next = b.add(s, i64(1))
         for phi, value in zip(phis, (s_next, b.gep(w, [p["w_across"]]), *values), strict=True):
             phi.add_incoming(value, loop)
-        b.cbranch(b.icmp_signed("<", s_next, p["across"]), loop, joined)
+        again = b.cbranch(b.icmp_signed("<", s_next, p["across"]), loop, joined)
+        again.set_metadata("llvm.loop", _once_each(b.module))
         return [(value, loop) for value in values]
 
     def rows(self, pointer: Any, count: int) -> list[Any]:

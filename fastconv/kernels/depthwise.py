@@ -9,7 +9,7 @@ pay for masks. Strides, other padding modes and rows a page apart are packed fir
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import gcd
 
@@ -20,9 +20,10 @@ from fastconv.cpu import threads as pool
 from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.rows import add_rows, fill_row
 from fastconv.cpu.simd import claim, unpack, vector_width
-from fastconv.cpu.window import CHUNK, IMAGE_FORMS, MASKED, MASKED_2, MOST_TAPS, PLAIN, heights, window
-from fastconv.kernels import pack
+from fastconv.cpu.window import CHUNK, IMAGE_FORMS, MASKED, MASKED_2, MOST_TAPS, PLAIN, best_heights, heights, window
+from fastconv.kernels import depthwise_last, pack
 from fastconv.kernels.common import Cost
+from fastconv.kernels.depthwise_last import MOST_TERMS
 from fastconv.kernels.epilogue import Epilogue, activate
 from fastconv.kernels.pack import pack_row
 from fastconv.spec import ConvSpec
@@ -32,7 +33,6 @@ ACCURACY = "exact"
 ERROR_BOUND = 16.0
 NOTE = "sums of at most 512 terms, added in blocks"
 
-MOST_TERMS = 512  # longest chain of roundings, as in the direct convolution
 TILE = 24 << 10  # bytes of a packed tile: half of L1, the other half holds outputs
 TASK = 30_000  # cycles that make a task worth claiming
 
@@ -47,6 +47,7 @@ class Params:
     per_thread: int
     workspace: int
     cost: Cost
+    last: Params | None = None  # where lanes can be channels: how
 
 
 def refuses(spec: ConvSpec) -> str | None:
@@ -100,14 +101,6 @@ def _passes(chunks: list[list[int]], KW: int) -> list[list[int]]:
     return passes
 
 
-def _best_heights(most: int) -> list[int]:
-    """For every number of rows the window height that computes the fewest rows twice."""
-    def best(rows: int) -> int:
-        return min((h for h in heights() if h <= rows), key=lambda h: (-(-rows // h) * (h + 2), -h))
-
-    return [0, *map(best, range(1, most + 1))]
-
-
 def _masks(spec: ConvSpec, taps: np.ndarray) -> tuple[np.ndarray, int, int]:
     """Lanes inside the image per (column of vectors, tap), and the range of columns that need no mask."""
     W, OW, IW, lo, stride = isa.width(spec.dtype), spec.output3[2], spec.input3[2], spec.padding3[2][0], spec.stride3[2]
@@ -139,6 +132,21 @@ def _in_place(spec: ConvSpec) -> bool:
 
 
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+    params = _plane_parameters(spec, threads, limit)
+    if isinstance(params, str) or not depthwise_last.accepts(spec):
+        return params
+    OD, OH, OW = spec.output3
+    cycles = -(-spec.C // isa.width(spec.dtype)) * OW * (0.6 * spec.K + 3)  # of one row
+    rows = max(1, min(OH, int(TASK / cycles), -(-spec.N * OD * OH // (4 * threads))))
+    geometry, tables = depthwise_last.tables(spec, rows)
+    tasks = spec.N * OD * -(-OH // rows)
+    no_bias = np.zeros(spec.C + isa.width(spec.dtype), spec.dtype)
+    work = Cost(float(spec.flops), params.cost.bytes, 0.0, tasks)
+    last = Params(geometry, tables, no_bias, tasks, threads, 0, 0, work)
+    return replace(params, cost=work, last=last)
+
+
+def _plane_parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     d, h, w = (pack.axis(spec, i) for i in range(3))
     W, size, M = isa.width(spec.dtype), spec.itemsize, spec.OC // spec.C
     (ID, IH, IW), (OD, OH, OW), (_, _, KW) = spec.input3, spec.output3, spec.kernel3
@@ -197,7 +205,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
         np.array(passes, np.int64).reshape(-1),
         masks,
         -((pack.padded_sources(IH, *spec.padding3[1], "zeros") >= 0).astype(np.int64)),
-        np.array(_best_heights(max(TH, TW // W)), np.int64),
+        np.array(best_heights(max(TH, TW // W)), np.int64),
         *(a.sources for a in (d, h, w)),
         *(np.array(a.phases, np.int64) for a in (d, h, w)),
     ]
@@ -231,20 +239,26 @@ def cost(spec: ConvSpec, params: Params) -> Cost:
 
 
 def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
-    """Weights are used as they lie."""
-    return weight.reshape(-1)
+    """Weights are used as they lie, or as [tap][channel] where lanes are channels."""
+    flat = weight.reshape(spec.OC, spec.K)
+    if params.last is None or not np.isfinite(flat).all():
+        return flat.reshape(-1)
+    packed = np.empty((spec.K + 1, spec.C), spec.dtype)  # a row more tells it from weights as they lie
+    packed[:-1] = flat.T[:: -1 if spec.flip else 1]
+    return packed.reshape(-1)
 
 
 def run(
     spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue
 ) -> None:
-    bias = epilogue.bias if epilogue.bias.size else params.no_bias
-    scratch = workspace.scratch(spec.dtype, params.per_thread, params.threads)
-    arrays = (
-        params.geometry, params.tables, x, packed, bias, params.no_bias, epilogue.residual, epilogue.constants, out,
-        scratch,
-    )  # fmt: skip
-    pool.run(_planes, params.tasks, arrays, params.threads)
+    how = params.last if params.last is not None and packed.size > spec.OC * spec.K else params
+    bias = epilogue.bias if epilogue.bias.size else how.no_bias
+    arrays = (how.geometry, how.tables, x, packed, bias, how.no_bias, epilogue.residual, epilogue.constants, out)
+    if how is params.last:
+        pool.run(depthwise_last.pixels, how.tasks, arrays, how.threads)
+    else:
+        scratch = workspace.scratch(spec.dtype, how.per_thread, how.threads)
+        pool.run(_planes, how.tasks, (*arrays, scratch), how.threads)
 
 
 # ---- planes: lanes are pixels ------------------------------------------------------------------------------------
@@ -289,7 +303,7 @@ def _planes(  # type: ignore[no-untyped-def]
 ):
     (
         channels_last, in_place, fold, per_thread, sums, C, M, K, along, _, ID, IH, IW, OD, OH, OW,
-        _, sh, sw, _, ph, pw, _, _, _, _, _, _, TH, TW, rows, group, together, pitch, _, _, passes, begin, end,
+        sd, sh, sw, _, ph, pw, _, _, _, _, _, _, TH, TW, rows, group, together, pitch, _, _, passes, begin, end,
         chunks_at, taps_at, passes_at, masks_at, row_masks_at, heights_at, _, _, _, _, _, _, taps_h,
     ) = unpack(geometry, 52)  # fmt: skip
     W = vector_width(x)
@@ -312,7 +326,7 @@ def _planes(  # type: ignore[no-untyped-def]
                     height, width = min(TH, h1 - oh0), min(TW, OW - ow0)
                     columns, last = (width + W - 1) // W, max(width - W, 0)
                     if in_place:
-                        src, s0 = x, ((n * C + g) * ID + od) * IH * IW + (oh0 * sh - ph) * IW - pw
+                        src, s0 = x, ((n * C + g) * ID + od * sd) * IH * IW + (oh0 * sh - ph) * IW - pw
                     else:
                         _pack_tile(geometry, tables, x, n, g, od, oh0, ow0, height, width, scratch, mine)
                         src, s0 = scratch, mine
