@@ -26,7 +26,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv.cpu import isa
-from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64
+from fastconv.cpu.simd import I32, I64, Emitter, array_pointer, element_dtype, i64
 
 Complex = tuple[Any, Any]  # real and imaginary vector
 
@@ -153,7 +153,7 @@ Emit = Callable[[ComplexEmitter, Sequence[Any]], None]
 
 
 def function_of(module: Any, name: str, dtype: str, kinds: Sequence[Any], emit: Emit) -> Any:
-    """The function that runs `emit`'s code, made once in each module. Never inlined: kernels call it from many places."""
+    """The function that runs `emit`'s code, made once in each module; never inlined, for kernels call it often."""
     full = f"fastconv_{name}_{dtype}"
     function = module.globals.get(full)
     if function is None:
@@ -168,9 +168,9 @@ def function_of(module: Any, name: str, dtype: str, kinds: Sequence[Any], emit: 
 
 
 def routine(name: str, emit: Emit, *arrays: int, plain: Sequence[int] = ()) -> Callable[..., Any]:
-    """Code generation of an intrinsic that calls `function_of` `emit`.
+    """Code generation of an intrinsic that calls `function_of` `emit`, which gets pointers for arrays.
 
-    arrays: the arguments that are arrays followed by an index, `plain`: integer arrays without one; `emit` gets pointers.
+    arrays: the arguments that are arrays followed by an index; plain: integer arrays without one.
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -307,31 +307,64 @@ def conjugate_vectors(
 
 
 def _emit_cut(e: ComplexEmitter, args: Sequence[Any]) -> None:
-    b = e.builder
-    vectors, src, dst, d_step, seen = args
-    kind = ir.FunctionType(e.vector, [e.vector])
-    absolute = cgutils.get_or_insert_function(b.module, kind, f"llvm.fabs.v{e.width}f{8 * e.itemsize}")
+    b, W = e.builder, e.width
+    rows, vectors, first, end, src, s_row, dst, d_step, seen = args
+    vector, flags = e.vector, ir.VectorType(ir.IntType(1), W)
+    lanes = ir.VectorType(I32, W)
+    absolute = cgutils.get_or_insert_function(
+        b.module, ir.FunctionType(vector, [vector]), f"llvm.fabs.v{W}f{8 * e.itemsize}"
+    )
+    kind = ir.FunctionType(vector, [vector.as_pointer(), I32, flags, vector])
+    masked_load = cgutils.get_or_insert_function(b.module, kind, f"llvm.masked.load.v{W}f{8 * e.itemsize}.p0")
     total = cgutils.alloca_once_value(b, e.load(seen))
-    highest = cgutils.alloca_once_value(b, e.load(b.gep(seen, [i64(e.width)])))
-    with cgutils.for_range(b, vectors) as j:
-        x = e.load(b.gep(src, [b.mul(j.index, i64(e.width))]))
-        e.store(x, b.gep(dst, [b.mul(j.index, d_step)]))
-        size = b.call(absolute, [x])
-        b.store(e.add(b.load(total), size), total)
-        old = b.load(highest)
-        b.store(b.select(b.fcmp_ordered(">", size, old), size, old), highest)
+    highest = cgutils.alloca_once_value(b, e.load(b.gep(seen, [i64(W)])))
+    value = cgutils.alloca_once(b, vector)
+    small = Emitter(b, "int32", W)
+
+    def clamped(x: Any) -> Any:
+        x = b.select(b.icmp_signed("<", x, i64(0)), i64(0), x)
+        return b.select(b.icmp_signed(">", x, i64(W)), i64(W), x)
+
+    with cgutils.for_range(b, rows) as r:
+        row, target = b.gep(src, [b.mul(r.index, s_row)]), b.gep(dst, [b.mul(r.index, i64(2 * W))])
+        with cgutils.for_range(b, vectors) as v:
+            cell = b.mul(v.index, i64(W))
+            low, high = clamped(b.sub(first, cell)), clamped(b.sub(end, cell))
+            here = b.gep(row, [cell])
+            with b.if_else(b.icmp_signed("==", b.sub(high, low), i64(W))) as (whole, part):
+                with whole:
+                    b.store(e.load(here), value)
+                with part:
+                    place = ir.Constant(lanes, list(range(W)))
+                    low, high = small.splat(b.trunc(low, I32)), small.splat(b.trunc(high, I32))
+                    mask = b.and_(b.icmp_signed(">=", place, low), b.icmp_signed("<", place, high))
+                    pointer = b.bitcast(here, vector.as_pointer())
+                    align = ir.Constant(I32, e.itemsize)
+                    b.store(b.call(masked_load, [pointer, align, mask, e.constant(0)]), value)
+            x = b.load(value)
+            e.store(x, b.gep(target, [b.mul(v.index, d_step)]))
+            size = b.call(absolute, [x])
+            b.store(e.add(b.load(total), size), total)
+            old = b.load(highest)
+            b.store(b.select(b.fcmp_ordered(">", size, old), size, old), highest)
     e.store(b.load(total), seen)
-    e.store(b.load(highest), b.gep(seen, [i64(e.width)]))
+    e.store(b.load(highest), b.gep(seen, [i64(W)]))
 
 
 @intrinsic
-def cut_row(
-    typingctx: Any, vectors: Any, src: Any, s0: Any, dst: Any, d0: Any, d_step: Any, stats: Any, stats0: Any
-) -> Any:
-    """dst[d0 + j*d_step] = src[s0 + j*W] (plain vectors); stats[0:W] += |x|, stats[W:2W] = the largest |x|."""
+def cut_rows(
+    typingctx: Any, rows: Any, vectors: Any, first: Any, end: Any, src: Any, s0: Any, s_row: Any, dst: Any, d0: Any,
+    d_step: Any, stats: Any, stats0: Any,
+) -> Any:  # fmt: skip
+    """Cut rows of real cells into column panels: vector v of row r goes to dst[d0 + r*2W + v*d_step].
+
+    Row r is src[s0 + r*s_row:]; cells before `first` and from `end` on are zeros, and src is not read there.
+    stats[0:W] += |x|, stats[W:2W] = the largest |x|.
+    """
     element_dtype(src, dst, stats)
     n = types.int64
-    return types.void(n, src, n, dst, n, n, stats, n), routine("cut_row", _emit_cut, 1, 3, 6)
+    signature = types.void(n, n, n, n, src, n, n, dst, n, n, stats, n)
+    return signature, routine("cut_rows", _emit_cut, 4, 7, 10)
 
 
 def emit_untwist(e: ComplexEmitter, args: Sequence[Any]) -> None:
@@ -354,7 +387,7 @@ def emit_untwist(e: ComplexEmitter, args: Sequence[Any]) -> None:
 
 @intrinsic
 def all_tame(typingctx: Any, data: Any, stats: Any, limit: Any, factor: Any) -> Any:
-    """Whether, in every lane of what `cut_row` gathered, the sum is below limit and the maximum at most factor * sum.
+    """Whether, in every lane of what `cut_rows` gathered, the sum is below limit and the maximum at most factor * sum.
 
     False for any NaN.
     """

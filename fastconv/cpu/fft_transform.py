@@ -26,8 +26,14 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv.cpu.fft_codelets import (
-    ComplexEmitter, emit_multiply, emit_pass, emit_transpose, emit_untwist, function_of, routine,
-)  # fmt: skip
+    ComplexEmitter,
+    emit_multiply,
+    emit_pass,
+    emit_transpose,
+    emit_untwist,
+    function_of,
+    routine,
+)
 from fastconv.cpu.simd import element_dtype, i64
 
 # The integers that describe a transform. ROWS: rows of a column panel, filled up to whole vectors; PANELS: column
@@ -70,7 +76,8 @@ class _Shape:
 
     def axis(self, which: int, data: Any, backward: Any, unit: Any, repeat: Any, repeat_step: Any) -> None:
         """All passes along one axis whose points are `unit` elements apart, for `repeat` transforms side by side."""
-        self.call("fft_axis", _emit_axis, self.pointer, self.constants, which, data, backward, unit, repeat, repeat_step)
+        values = which, data, backward, unit, repeat, repeat_step
+        self.call("fft_axis", _emit_axis, self.pointer, self.constants, *values)
 
 
 def _emit_axis(e: ComplexEmitter, args: Sequence[Any]) -> None:
@@ -109,7 +116,9 @@ def _emit_columns(e: ComplexEmitter, args: Sequence[Any]) -> None:
 
 
 @intrinsic
-def columns(typingctx: Any, shape: Any, constants: Any, c0: Any, data: Any, tile: Any, panels: Any, backward: Any) -> Any:
+def columns(
+    typingctx: Any, shape: Any, constants: Any, c0: Any, data: Any, tile: Any, panels: Any, backward: Any
+) -> Any:
     """Transform the first `panels` column panels of the tile at data[tile:] along h and d. c0 is 0."""
     element_dtype(constants, data)
     n = types.int64

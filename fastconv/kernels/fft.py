@@ -10,7 +10,9 @@ Zlateski, Jia, Li & Durand 2018 (tiled FFT with a GEMM per frequency on CPUs). T
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import log2, prod
 
 import numpy as np
@@ -18,11 +20,12 @@ import numpy as np
 from fastconv.cpu import fft_transform as t
 from fastconv.cpu import isa, threads, workspace
 from fastconv.cpu.caches import cache_sizes
+from fastconv.cpu.fft_codelets import register_tile
 from fastconv.kernels import fft_kernels as k
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.kernels.fft_axes import SMOOTH, axis_plan, root
-from fastconv.kernels.tiles import TileGrid, geometry, outputs_of_tile
+from fastconv.kernels.tiles import BLOCK, TileGrid, geometry, outputs_of_tile
 from fastconv.spec import ConvSpec
 
 NAME = "fft"
@@ -48,6 +51,7 @@ class Params:
     tasks: int
     threads: int
     scratch: int  # elements
+    tile_memory: int  # elements that one thread needs besides spectra
     workspace: int
     cost: Cost
 
@@ -98,41 +102,42 @@ def _grid(spec: ConvSpec, line: bool, extent: tuple[int, int, int]) -> TileGrid 
     return TileGrid(line, extent, out, tiles)  # type: ignore[arg-type]
 
 
-def _extents(spec: ConvSpec, axis: int, sizes: list[int]) -> list[int]:
-    """The most promising sizes along one axis: for each number of tiles the smallest, of these the ten cheapest."""
+def _extents(spec: ConvSpec, axis: int, sizes: Sequence[int]) -> list[int]:
+    """The most promising sizes along one axis: for each number of tiles the smallest, of these the cheapest few."""
     smallest: dict[int, int] = {}
     for size in sizes:
         outputs = outputs_of_tile(spec, axis, size)
         if outputs:
             smallest.setdefault(-(-spec.output3[axis] // outputs), size)
-    # Each cell is moved (as long as ten levels of transforms take) and goes through log2 of this and the other axis.
-    ranked = sorted(smallest.items(), key=lambda item: item[0] * item[1] * (16 + log2(item[1])))
-    return [size for _, size in ranked[:10]]
+            if outputs == spec.output3[axis]:
+                break
+    # Each cell is moved (as long as eight levels of transforms take) and goes through log2 of both axes.
+    ranked = sorted(smallest.items(), key=lambda item: item[0] * item[1] * (14 + log2(item[1])))
+    return [size for _, size in ranked[: 8 if prod(spec.kernel) >= 25 else 4]]
+
+
+@cache
+def _line_shapes(W: int) -> dict[int, tuple[int, int, int]]:
+    """Cells of a line -> its most square shape, by size; rows of whole vectors, so that they follow each other."""
+    sides = [n for n in SMOOTH if n <= 1024]
+    shapes = [(1, 2 * h, w) for h in sides for w in sides if w % W == 0 and 4 <= h <= 4 * w and w <= 8 * h]
+    best: dict[int, tuple[int, int, int]] = {}
+    for s in sorted(shapes, key=lambda s: (s[1] * s[2], abs(s[1] - s[2]))):
+        best.setdefault(s[1] * s[2], s)
+    return best
 
 
 def _candidates(spec: ConvSpec) -> list[TileGrid]:
     W = isa.width(spec.dtype)
     if _is_line(spec):
-        # As square as possible; rows of whole vectors, so that they follow each other in memory.
-        shapes = [(1, 2 * h, w) for h in SMOOTH for w in SMOOTH if w % W == 0 and h >= 4 and h <= 4 * w and w <= 8 * h]
-        shapes = [s for s in shapes if h_fits(s)]
-        best: dict[int, tuple[int, int, int]] = {}
-        for s in sorted(shapes, key=lambda s: (s[1] * s[2], abs(s[1] - s[2]))):
-            best.setdefault(s[1] * s[2], s)
-        lines = _extents(spec, 2, sorted(best))
-        grids = [_grid(spec, True, best[size]) for size in lines]
+        shapes = _line_shapes(W)
+        grids = [_grid(spec, True, shapes[size]) for size in _extents(spec, 2, list(shapes))]
     else:
-        axes = [
-            _extents(spec, 0, list(SMOOTH)),
-            _extents(spec, 1, [2 * n for n in SMOOTH]),
-            _extents(spec, 2, [n for n in SMOOTH if n >= W // 2]),
-        ]
-        grids = [_grid(spec, False, (d, h, w)) for d in axes[0] for h in axes[1] for w in axes[2]]
+        d = _extents(spec, 0, SMOOTH)
+        h = _extents(spec, 1, [2 * n for n in SMOOTH])
+        w = _extents(spec, 2, [n for n in SMOOTH if n >= W // 2])
+        grids = [_grid(spec, False, (td, th, tw)) for td in d for th in h for tw in w]
     return [g for g in grids if g is not None]
-
-
-def h_fits(shape: tuple[int, int, int]) -> bool:
-    return shape[1] <= 1024 and shape[2] <= 1024
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ class _Sizes:
         row = max(pitch, (grid.out[2] - 1) * spec.stride3[2] + (spec.kernel3[2] - 1) * spec.dilation3[2] + 1)
         row = -(-row // W) * W
         # A channels-last store reads whole vectors of pixels: the last tile needs some room behind.
-        parts = (row, pitch, 2 * Q * W * pitch, 2 * W * pitch, block * tile + W, block * tile * spec.channels_last, W * W)
+        parts = (row, 2 * Q * W * pitch, 2 * W * pitch, block * tile + W, block * tile * spec.channels_last, W * W)
         return cls(half, Q * W, panels, pitch, Q, Q * TW, block, parts, 2 * W + sum(parts))
 
 
@@ -178,7 +183,6 @@ class _Way:
     transform: float  # cycles of everything but the products, over all tiles
     flops: float  # of the products
     bytes: float
-    packed: int
     per_thread: int
     shared: int
 
@@ -189,58 +193,64 @@ def _ways(spec: ConvSpec, grid: TileGrid, threads: int, limit: int) -> list[_Way
     s = _Sizes.of(spec, grid)
     C, OC, G = spec.C // spec.groups, spec.OC // spec.groups, spec.groups
     items = spec.N * grid.count
-    TD, TH, TW = grid.extent
+    TD, _, TW = grid.extent
     L2 = cache_sizes()[1]
-    # Cycles for a complex vector (measured): 2.4 per level, transposes, cutting or storing, one multiplication.
-    columns = TD * s.half * s.panels * (2.4 * log2(TD * s.half) + 8)
-    rows = s.F * (2.4 * log2(TW) + 6) + s.Q * s.panels * W * (2 * log2(W) + 4) + 300
-    one_way = (columns + rows) * (1.0 if s.F * 2 * W * size < L2 // 2 else 1.5)
+    # Cycles for a complex vector (measured): 2.1 per level, and cutting, transposing, untwisting and storing.
+    levels = log2(TD * s.half), log2(TW)
+    far = 0 if s.rows * s.pitch * 2 * size < 40000 else 8 if s.rows * s.pitch * 2 * size < L2 // 2 else 16
+    columns = TD * s.half * s.panels
+    rows = s.F * (2.1 * levels[1] + 2) + s.Q * s.panels * W * (2 + log2(W)) + 100
+    forward = columns * (2.1 * levels[0] + 11 + far) + rows + 300
+    backward = columns * (2.1 * levels[0] + 18 + far) + rows + 300
     if spec.channels_last:
-        one_way += TD * TH * s.panels * 12
+        forward, backward = forward + columns * 20, backward + columns * 20
     spectrum = s.F * 2 * W  # elements
     packed = _HEADER + spec.OC + 2 * W + prod(spec.weight_shape) + spec.OC * C * spectrum
     moved = float(spec.input_bytes + spec.output_bytes + spec.OC * C * spectrum * size)
     flops = 8.0 * items * G * OC * C * s.F * W
-    ways = []
+    ways: list[_Way] = []
 
-    def add(stages: bool, chunk: int, parts: int, tasks: int, cycles: float, transform: float, bytes: float, own: int,
-            shared: int) -> None:  # fmt: skip
+    def add(stages: bool, chunk: int, parts: int, tasks: int, cycles: float, own: int, shared: int = 0) -> None:
         per_thread, shared = workspace.aligned(own, size), workspace.aligned(shared, size)
         if (per_thread * threads + shared + packed) * size <= limit:
-            ways.append(_Way(grid, s, stages, chunk, parts, tasks, cycles, transform, flops, bytes, packed, per_thread,
-                             shared))  # fmt: skip
+            traffic = moved + (2.0 * items * G * fit if stages else 0)
+            ways.append(
+                _Way(grid, s, stages, chunk, parts, tasks, cycles, transform, flops, traffic, per_thread, shared)
+            )
 
+    fit = (C + OC) * spectrum * size  # bytes of a tile's spectra
     if C == 1:
         per_task = -(-G // s.block) * items
         parts = min(OC, max(1, -(-2 * threads // per_task))) if OC > 1 else 1
         own = s.own + (spectrum if OC > 1 else 0)
-        work = items * G * (one_way * (OC + parts) + OC * s.F * 4)
+        transform = items * G * (forward * parts + (backward + s.F * 4) * OC)
         tasks = per_task * parts
-        cycles = work / tasks * -(-tasks // threads)
-        add(False, 1, parts, tasks, cycles, work, moved, own, 0)
+        add(False, 1, parts, tasks, transform / tasks * -(-tasks // threads), own)
         return ways
 
-    transform = items * G * (C + OC) * (one_way + s.F * 4)
+    transform = items * G * (C * (forward + s.F * 4) + OC * (backward + s.F * 4))
     product = flops / 8 / W * 4 / 2 * 1.2  # 4 multiply-adds for each complex one, two a cycle
-    fit = (C + OC) * spectrum * size
+    weights = float(G * OC * C * spectrum * size)
+
+    def gemm(chunk: int) -> float:
+        whole = chunk // 3 * 3
+        return product * (whole + 1.5 * (chunk - whole)) / chunk
+
     # 1. a thread takes chunks of tiles through everything: spectra stay in its L2, weights come again for each chunk
     for chunk in {min(items, c) for c in (1, 2, 3, 6, 12, 24)}:
-        chunks = -(-items // chunk)
-        tasks = G * chunks
-        weights = chunks * G * OC * C * spectrum * size / (30 if OC * C * spectrum * size < L2 // 2 else 8)
-        slow = 1.0 if fit * chunk < L2 * 3 // 4 else 1.15
-        small = 1.0 if chunk % 3 == 0 else 1.3
-        work = transform * slow + product * small * slow + weights
-        own = s.own + chunk * fit // size
-        add(False, chunk, 1, tasks, work / tasks * -(-tasks // threads), transform, moved, own, 0)
+        tasks = G * -(-items // chunk)
+        work = transform + max(gemm(chunk), -(-items // chunk) * weights / (30 if weights < L2 // 2 else 8))
+        if fit * chunk > L2 * 3 // 4:
+            work += items * G * fit / 4
+        own = s.own + (chunk * (C + OC) + 2) * spectrum
+        add(False, chunk, 1, tasks, work / tasks * -(-tasks // threads), own)
     # 2. stages, each shared by all threads: weights come once, spectra go through L3
     for chunk in {items, min(items, 96), min(items, 24)}:
-        launches = G * -(-items // chunk)
-        traffic = 2 * items * G * fit / 10 + launches * OC * C * spectrum * size / 8
-        work = transform + max(product, launches * OC * C * spectrum * size / 8) + traffic
-        shared = chunk * fit // size
-        add(True, chunk, 1, items * G * max(1, C // s.block), work / threads + launches * 3 * 6000, transform,
-            moved + 2.0 * items * G * fit, s.own, shared)  # fmt: skip
+        launches = -(-items // chunk)
+        work = transform + max(gemm(chunk), launches * weights / 8) + items * G * fit / 4
+        shared = (chunk * (C + OC) + 2) * spectrum
+        tasks = items * G * max(1, C // s.block)
+        add(True, chunk, 1, tasks, work / threads + launches * G * 3 * 6000, s.own, shared)
     return ways
 
 
@@ -256,7 +266,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
 
 def _params(spec: ConvSpec, way: _Way, threads: int) -> Params:
     W, s, grid = isa.width(spec.dtype), way.sizes, way.grid
-    TD, TH, TW = grid.extent
+    TD, _, TW = grid.extent
     plans = [axis_plan(TD, 0), axis_plan(s.half, 1), axis_plan(TW, 0)]
     constants = [np.array(p.constants) for p in plans]
     constants.append(_pairs(np.array([root(j, 4 * s.half) for j in range(s.half)])))
@@ -268,14 +278,14 @@ def _params(spec: ConvSpec, way: _Way, threads: int) -> Params:
     shape = [TD, s.half, TW, s.rows, s.panels, together, grid.line, s.pitch, *axes, at[3], at[4]]
     shape += [v for p in plans for v in p.passes]
 
-    C, OC = spec.C // spec.groups, spec.OC // spec.groups
+    C = spec.C // spec.groups
     weights_at = _HEADER + spec.OC
     spectra_at = -(-(weights_at + prod(spec.weight_shape)) // W) * W
     spectrum = s.F * 2 * W
     places = [int(v) for v in np.cumsum([2 * W, *s.parts])]
     # Spectra lie behind a thread's own memory, or (stages) at the front of the memory all threads share.
     m_v = 0 if way.stages else places[-1]
-    m_y = m_v + way.chunk * C * spectrum
+    m_y = m_v + (way.chunk * C + 1) * spectrum
     UD, UH, UW = ((u - 1) * stride + 1 for u, stride in zip(grid.out, spec.stride3, strict=True))
     needed, height = (s.panels, -(-UW // TW)) if grid.line else (-(-UW // W), UH)
     fields, tables = geometry(spec, grid, s.pitch, s.block)
@@ -292,7 +302,7 @@ def _params(spec: ConvSpec, way: _Way, threads: int) -> Params:
     return Params(
         grid, np.array(fields, np.int64), np.array(shape, np.int64), np.concatenate(tables),
         np.concatenate(constants).astype(spec.dtype), size, weights_at, way.stages, way.chunk, way.tasks, threads,
-        way.per_thread * threads + way.shared, total, cost,
+        way.per_thread * threads + way.shared, workspace.aligned(s.own, spec.itemsize), total, cost,
     )  # fmt: skip
 
 
@@ -321,9 +331,17 @@ def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
     """Header, the weights as they are (for tiles that must be computed directly), then their spectra."""
     packed = _aligned(params.packed_size, spec.dtype)
     packed[params.weights_at : params.weights_at + weight.size] = weight.reshape(-1)
-    scratch = workspace.scratch(spec.dtype, params.scratch, 1)
-    arrays = (params.geometry, params.shape, params.tables, params.constants, packed, scratch)
-    threads.run(k.transform_weights, spec.OC, arrays, params.threads)
+    # The kernel has memory of its own: what a tile needs, then spectra of a few filters.
+    C, OC = spec.C // spec.groups, spec.OC // spec.groups
+    g = params.geometry.copy()
+    most = 1 if C == 1 else register_tile()[0]
+    spectrum = int(g[k.F]) * 2 * isa.width(spec.dtype)
+    g[k.CHUNK] = max(1, min(C, cache_sizes()[1] // 2 // (most * spectrum * spec.itemsize)))
+    g[k.M_V] = params.tile_memory
+    g[k.OWN] = workspace.aligned(params.tile_memory + most * int(g[k.CHUNK]) * spectrum, spec.itemsize)
+    scratch = workspace.scratch(spec.dtype, int(g[k.OWN]), params.threads)
+    arrays = (g, params.shape, params.tables, params.constants, packed, scratch)
+    threads.run(k.transform_weights, spec.groups * -(-OC // most), arrays, params.threads)
     # The kernel left each filter's sum of |w|; a sum that is not a moderate number marks a filter to do directly.
     info = np.finfo(spec.dtype)
     sums = packed[_HEADER : _HEADER + spec.OC]
@@ -355,7 +373,7 @@ def run(
     if spec.C == spec.groups:
         threads.run(k.POINTWISE[last], params.tasks, (g, *fixed), count)
     else:
-        block, C, OC = int(g[k.BLOCK]), spec.C // spec.groups, spec.OC // spec.groups
+        block, C, OC = int(g[BLOCK]), spec.C // spec.groups, spec.OC // spec.groups
 
         def launch(stage: int, tasks: int, group: int = 0, first: int = 0) -> None:
             where = np.array([stage, group, first], np.int64)

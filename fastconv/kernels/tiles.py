@@ -23,9 +23,9 @@ from fastconv.spec import ConvSpec
 # The integers of a tiled convolution, by place in `geometry`. C and OC are per group; T*: cells of a tile; U*: outputs
 # of a tile; N*: tiles; S*: stride; P*: low padding; K*: kernel; D*: dilation; AT_*: tables of source cells.
 (
-    LAST, LINE, FLIP, N, C, OC, G, ID, IH, IW, OD, OH, OW, SD, SH, SW, PD, PH, PW, KD, KH, KW, DD, DH, DW,
+    LAST, LINE, FLIP, ZEROS, N, C, OC, G, ID, IH, IW, OD, OH, OW, SD, SH, SW, PD, PH, PW, KD, KH, KW, DD, DH, DW,
     TD, TH, TW, UD, UH, UW, ND, NH, NW, AT_D, AT_H, AT_W, AT_END, PITCH, BLOCK, FIELDS,
-) = range(41)  # fmt: skip
+) = range(42)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def geometry(spec: ConvSpec, grid: TileGrid, pitch: int, block: int) -> tuple[li
     ]
     starts = [0, *(int(s) for s in np.cumsum([len(t) for t in tables]))]
     values = [
-        spec.channels_last, grid.line, spec.flip, spec.N, spec.C // spec.groups, spec.OC // spec.groups, spec.groups,
+        spec.channels_last, grid.line, spec.flip, spec.padding_mode == "zeros",
+        spec.N, spec.C // spec.groups, spec.OC // spec.groups, spec.groups,
         *spec.input3, *spec.output3, *spec.stride3, *(lo for lo, _ in spec.padding3), *spec.kernel3, *spec.dilation3,
         *grid.extent, *grid.out, *grid.tiles, *starts, pitch, block,
     ]  # fmt: skip
@@ -95,12 +96,6 @@ def row_source(g, tables, n, channel, d, h):  # type: ignore[no-untyped-def]
     if g[LAST]:
         return (((n * g[ID] + from_d) * g[IH] + from_h) * g[IW]) * (g[C] * g[G]) + channel
     return (((n * (g[C] * g[G]) + channel) * g[ID] + from_d) * g[IH] + from_h) * g[IW]
-
-
-@inline
-def is_inside(g, first, cells):  # type: ignore[no-untyped-def]
-    """Whether `cells` cells of a row from padded coordinate `first` on lie side by side in x."""
-    return not g[LAST] and first >= g[PW] and first + cells <= g[PW] + g[IW]
 
 
 @inline
