@@ -29,7 +29,7 @@ from fastconv.kernels.tiles import BLOCK, TileGrid, geometry, outputs_of_tile
 from fastconv.spec import ConvSpec
 
 NAME = "fft"
-ACCURACY = "fast"
+ACCURACY = "default"
 ERROR_BOUND = 16.0
 NOTE = "norm-wise: an output errs by at most 16 u ||w|| ||x|| of its tile, not of its own terms"
 
@@ -257,11 +257,13 @@ def _ways(spec: ConvSpec, grid: TileGrid, threads: int, limit: int) -> list[_Way
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     """The cheapest tiles, their tables and memory."""
     spec = _axes_last(spec)
-    ways = [way for grid in _candidates(spec) for way in _ways(spec, grid, threads, limit)]
-    if not ways:
+    ways = {grid: _ways(spec, grid, threads, limit) for grid in _candidates(spec)}
+    fitting = {grid: found for grid, found in ways.items() if found}
+    if not fitting:
         return f"its smallest tiles and spectra exceed the workspace limit of {limit} bytes"
-    way = min(ways, key=lambda w: w.cycles)
-    return _params(spec, way, threads)
+    # The tiles decide every rounding, so the thread count must not decide the tiles: they are the best for one thread.
+    grid = min(fitting, key=lambda g: min(w.cycles for w in _ways(spec, g, 1, limit)))
+    return _params(spec, min(fitting[grid], key=lambda w: w.cycles), threads)
 
 
 def _params(spec: ConvSpec, way: _Way, threads: int) -> Params:
