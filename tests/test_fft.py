@@ -102,7 +102,7 @@ def tile_of(dtype, extent, line=False):
     shape = (1, 1, extent[1] * extent[2]) if line else extent
     spec = ConvSpec.make((1, 1, *shape), (1, 1, 1, 1, 1), dtype=dtype)
     grid = fft._grid(spec, line, extent)
-    return fft._params(spec, fft._ways(spec, grid, 1, 1 << 34)[0], 1)
+    return fft._params(spec, fft._ways(spec, grid)[0], 1)
 
 
 def lay_out(real, W, rows):
@@ -272,7 +272,8 @@ def every_way(spec, threads):
     return [
         fft._params(spec, way, threads)
         for grid in fft._candidates(spec)[::3]
-        for way in fft._ways(spec, grid, threads, LIMIT)
+        for way in fft._ways(spec, grid)
+        if way.workspace(threads) * spec.itemsize <= LIMIT
     ]
 
 
@@ -298,6 +299,14 @@ def test_threads_change_nothing(name, last):
         two = convolve(x, w, last=last, threads=2, way=lambda *_, params=params: params, **kw)
         one = convolve(x, w, last=last, way=lambda *_, params=params: replace(params, threads=1), **kw)
         np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["many tiles", "one in", "channels", "signal", "17 to 19"])
+def test_the_grid_does_not_know_of_threads(name):
+    xs, ws, kw = CASES[name]
+    spec = ConvSpec.make(xs, ws, **kw)
+    grids = {fft.parameters(spec, threads, limit).grid for threads in (1, 2, 3, 8) for limit in (LIMIT, LIMIT // 2)}
+    assert len(grids) == 1
 
 
 # ---- what a transform would spoil --------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ class _Sizes:
 
 @dataclass(frozen=True)
 class _Way:
-    """A grid and how it is worked off, with an estimate in cycles of one core."""
+    """A grid and how it is worked off. Its bits depend on the grid alone."""
 
     grid: TileGrid
     sizes: _Sizes
@@ -179,16 +179,26 @@ class _Way:
     chunk: int
     parts: int
     tasks: int
-    cycles: float
-    transform: float  # cycles of everything but the products, over all tiles
+    launches: int
+    work: float  # cycles of one core
+    transform: float  # of these, everything but the products
     flops: float  # of the products
     bytes: float
     per_thread: int
     shared: int
+    prepare: int  # elements of one thread's memory while weights are transformed
+    fixed: int  # elements of prepared weights and of what tiles are remembered by
+
+    def cycles(self, threads: int) -> float:
+        return self.work / self.tasks * -(-self.tasks // threads) + (6000 * self.launches if threads > 1 else 0)
+
+    def workspace(self, threads: int) -> int:
+        """Elements while weights are transformed or the convolution runs."""
+        return max(self.per_thread * threads + self.shared, self.prepare * threads) + self.fixed
 
 
-def _ways(spec: ConvSpec, grid: TileGrid, threads: int, limit: int) -> list[_Way]:
-    """The ways to work off a grid that fit the limit."""
+def _ways(spec: ConvSpec, grid: TileGrid) -> list[_Way]:
+    """The ways to work off a grid."""
     W, size = isa.width(spec.dtype), spec.itemsize
     s = _Sizes.of(spec, grid)
     C, OC, G = spec.C // spec.groups, spec.OC // spec.groups, spec.groups
@@ -206,26 +216,27 @@ def _ways(spec: ConvSpec, grid: TileGrid, threads: int, limit: int) -> list[_Way
         forward, backward = forward + columns * 20, backward + columns * 20
     spectrum = s.F * 2 * W  # elements
     packed = _HEADER + spec.OC + 2 * W + prod(spec.weight_shape) + spec.OC * C * spectrum
+    fixed = packed + items * spec.C * (1 + 2 * W)
+    prepare = workspace.aligned(s.own + _filters_at_once(C, spectrum * size)[1] * spectrum, size)
     moved = float(spec.input_bytes + spec.output_bytes + spec.OC * C * spectrum * size)
     flops = 8.0 * items * G * OC * C * s.F * W
+    fit = (C + OC) * spectrum * size  # bytes of a tile's spectra
     ways: list[_Way] = []
 
-    def add(stages: bool, chunk: int, parts: int, tasks: int, cycles: float, own: int, shared: int = 0) -> None:
+    def add(stages: bool, chunk: int, parts: int, tasks: int, launches: int, work: float, own: int,
+            shared: int) -> None:  # fmt: skip
+        traffic = moved + (2.0 * items * G * fit if stages else 0)
         per_thread, shared = workspace.aligned(own, size), workspace.aligned(shared, size)
-        if (per_thread * threads + shared + packed) * size <= limit:
-            traffic = moved + (2.0 * items * G * fit if stages else 0)
-            ways.append(
-                _Way(grid, s, stages, chunk, parts, tasks, cycles, transform, flops, traffic, per_thread, shared)
-            )
+        ways.append(
+            _Way(grid, s, stages, chunk, parts, tasks, launches, work, transform, flops, traffic, per_thread, shared,
+                 prepare, fixed)
+        )  # fmt: skip
 
-    fit = (C + OC) * spectrum * size  # bytes of a tile's spectra
     if C == 1:
-        per_task = -(-G // s.block) * items
-        parts = min(OC, max(1, -(-2 * threads // per_task))) if OC > 1 else 1
         own = s.own + (spectrum if OC > 1 else 0)
-        transform = items * G * (forward * parts + (backward + s.F * 4) * OC)
-        tasks = per_task * parts
-        add(False, 1, parts, tasks, transform / tasks * -(-tasks // threads), own)
+        for parts in {min(OC, p) for p in (1, 2, 4, 8)}:
+            transform = items * G * (forward * parts + (backward + s.F * 4) * OC)
+            add(False, 1, parts, -(-G // s.block) * items * parts, 1, transform, own, 0)
         return ways
 
     transform = items * G * (C * (forward + s.F * 4) + OC * (backward + s.F * 4))
@@ -243,27 +254,49 @@ def _ways(spec: ConvSpec, grid: TileGrid, threads: int, limit: int) -> list[_Way
         if fit * chunk > L2 * 3 // 4:
             work += items * G * fit / 4
         own = s.own + (chunk * (C + OC) + 2) * spectrum
-        add(False, chunk, 1, tasks, work / tasks * -(-tasks // threads), own)
+        add(False, chunk, 1, tasks, 1, work, own, 0)
     # 2. stages, each shared by all threads: weights come once, spectra go through L3
     for chunk in {items, min(items, 96), min(items, 24)}:
         launches = -(-items // chunk)
         work = transform + max(gemm(chunk), launches * weights / 8) + items * G * fit / 4
         shared = (chunk * (C + OC) + 2) * spectrum
         tasks = items * G * max(1, C // s.block)
-        add(True, chunk, 1, tasks, work / threads + launches * G * 3 * 6000, s.own, shared)
+        add(True, chunk, 1, tasks, 3 * G * launches, work, s.own, shared)
     return ways
+
+
+def _filters_at_once(C: int, spectrum: int) -> tuple[int, int]:
+    """Input channels, and filters, whose spectra (of so many bytes) a thread collects before it writes them."""
+    rows = 1 if C == 1 else register_tile()[0]
+    channels = max(1, min(C, cache_sizes()[1] // 2 // (rows * spectrum)))
+    return channels, rows * channels
+
+
+def _best_ways(spec: ConvSpec, limit: int) -> list[_Way]:
+    """Every way to work off the best grid.
+
+    The grid is the one that does well for 1, 2 and 4 threads: were it chosen for the threads at hand, results would
+    depend on them.
+    """
+    elements = limit // spec.itemsize
+
+    def merit(ways: list[_Way]) -> float:
+        return sum(t * min(way.cycles(t) for way in ways) for t in (1, 2, 4))
+
+    grids = [[w for w in _ways(spec, grid) if w.workspace(1) <= elements] for grid in _candidates(spec)]
+    return min((ways for ways in grids if ways), key=merit, default=[])
 
 
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     """The cheapest tiles, their tables and memory."""
     spec = _axes_last(spec)
-    ways = {grid: _ways(spec, grid, threads, limit) for grid in _candidates(spec)}
-    fitting = {grid: found for grid, found in ways.items() if found}
-    if not fitting:
+    ways = _best_ways(spec, limit)
+    if not ways:
         return f"its smallest tiles and spectra exceed the workspace limit of {limit} bytes"
-    # The tiles decide every rounding, so the thread count must not decide the tiles: they are the best for one thread.
-    grid = min(fitting, key=lambda g: min(w.cycles for w in _ways(spec, g, 1, limit)))
-    return _params(spec, min(fitting[grid], key=lambda w: w.cycles), threads)
+    # Fewer threads rather than other tiles where memory is scarce.
+    fitting = [(w, t) for w in ways for t in range(1, threads + 1) if w.workspace(t) * spec.itemsize <= limit]
+    way, count = min(fitting, key=lambda choice: (choice[0].cycles(choice[1]), choice[1]))
+    return _params(spec, way, count)
 
 
 def _params(spec: ConvSpec, way: _Way, threads: int) -> Params:
@@ -300,11 +333,11 @@ def _params(spec: ConvSpec, way: _Way, threads: int) -> Params:
     # The dispatcher takes `transform` as work at a tenth of the multiply-add peak, two vectors a cycle.
     cost = Cost(way.flops, way.bytes, way.transform * 0.4 * W, way.tasks)
     size = spectra_at + spec.OC * C * spectrum
-    total = (way.per_thread * threads + way.shared + size) * spec.itemsize
     return Params(
         grid, np.array(fields, np.int64), np.array(shape, np.int64), np.concatenate(tables),
         np.concatenate(constants).astype(spec.dtype), size, weights_at, way.stages, way.chunk, way.tasks, threads,
-        way.per_thread * threads + way.shared, workspace.aligned(s.own, spec.itemsize), total, cost,
+        way.per_thread * threads + way.shared, workspace.aligned(s.own, spec.itemsize),
+        way.workspace(threads) * spec.itemsize, cost,
     )  # fmt: skip
 
 
@@ -336,14 +369,13 @@ def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
     # The kernel has memory of its own: what a tile needs, then spectra of a few filters.
     C, OC = spec.C // spec.groups, spec.OC // spec.groups
     g = params.geometry.copy()
-    most = 1 if C == 1 else register_tile()[0]
     spectrum = int(g[k.F]) * 2 * isa.width(spec.dtype)
-    g[k.CHUNK] = max(1, min(C, cache_sizes()[1] // 2 // (most * spectrum * spec.itemsize)))
-    g[k.M_V] = params.tile_memory
-    g[k.OWN] = workspace.aligned(params.tile_memory + most * int(g[k.CHUNK]) * spectrum, spec.itemsize)
+    channels, filters = _filters_at_once(C, spectrum * spec.itemsize)
+    g[k.CHUNK], g[k.M_V], g[k.SHARED] = channels, params.tile_memory, 0
+    g[k.OWN] = workspace.aligned(params.tile_memory + filters * spectrum, spec.itemsize)
     scratch = workspace.scratch(spec.dtype, int(g[k.OWN]), params.threads)
     arrays = (g, params.shape, params.tables, params.constants, packed, scratch)
-    threads.run(k.transform_weights, spec.groups * -(-OC // most), arrays, params.threads)
+    threads.run(k.transform_weights, spec.groups * -(-OC // (filters // channels)), arrays, params.threads)
     # The kernel left each filter's sum of |w|; a sum that is not a moderate number marks a filter to do directly.
     info = np.finfo(spec.dtype)
     sums = packed[_HEADER : _HEADER + spec.OC]
