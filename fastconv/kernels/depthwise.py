@@ -20,10 +20,10 @@ from fastconv.cpu import threads as pool
 from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.rows import add_rows, fill_row
 from fastconv.cpu.simd import claim, unpack, vector_width
-from fastconv.cpu.window import CHUNK, IMAGE_FORMS, MASKED, MASKED_2, MOST_TAPS, PLAIN, best_heights, heights, window
+from fastconv.cpu.window import IMAGE_FORMS, MASKED, MASKED_2, PLAIN, best_heights, heights, longest_run, window
 from fastconv.kernels import depthwise_last, pack
-from fastconv.kernels.common import Cost
-from fastconv.kernels.depthwise_last import MOST_TERMS
+from fastconv.kernels.common import Cost, chain
+from fastconv.kernels.depthwise_last import MOST_ACROSS
 from fastconv.kernels.epilogue import Epilogue, activate
 from fastconv.kernels.pack import pack_row
 from fastconv.spec import ConvSpec
@@ -31,7 +31,7 @@ from fastconv.spec import ConvSpec
 NAME = "depthwise"
 ACCURACY = "exact"
 ERROR_BOUND = 16.0
-NOTE = "sums of at most 512 terms, added in blocks"
+NOTE = "short sums, of some rows of the kernel each, added up"
 
 TILE = 24 << 10  # bytes of a packed tile: half of L1, the other half holds outputs
 TASK = 30_000  # cycles that make a task worth claiming
@@ -67,7 +67,9 @@ def _chunks(
     `place` is the pitch of (row of d, plane, row of h); phase p of h begins at plane start[p], `planes` to a phase.
     """
     _, KH, KW = spec.kernel3
-    most = max(1, min(MOST_TAPS, MOST_TERMS // KW)) if _row_step(spec) == 1 else 1
+    most = longest_run(KH, KW, spec.kernel3[0]) if _row_step(spec) == 1 else 1
+    pieces = -(-KW // max(KW if KW <= MOST_ACROSS else 0, chain(spec)))
+    across = [(KW * i // pieces, KW * (i + 1) // pieces) for i in range(pieces)]
     chunks = []
     for i, (pd, qd) in enumerate(d.taps):
         for phase in range(len(h.phases)):
@@ -77,28 +79,14 @@ def _chunks(
             for begin, end in pairwise(bounds):
                 q, k = rows[begin]
                 at = qd * place[0] + (pd * len(h.phases) + start[phase]) * planes * place[1] + q * place[2]
-                chunks.append([at, end - begin, (i * KH + k) * KW, q * spec.stride3[1] + h.phases[phase]])
+                row = q * spec.stride3[1] + h.phases[phase]
+                chunks += [[at, end - begin, (i * KH + k) * KW + s, row, s, e - s] for s, e in across]
     return chunks
 
 
 def _row_step(spec: ConvSpec) -> int:
     """Rows between neighbouring taps of one stride phase."""
     return spec.dilation3[1] // gcd(spec.dilation3[1], spec.stride3[1]) if spec.kernel3[1] > 1 else 1
-
-
-def _passes(chunks: list[list[int]], KW: int) -> list[list[int]]:
-    """(first chunk, chunks, first tap across, taps across) in sums of at most MOST_TERMS terms."""
-    if KW > MOST_TERMS:
-        return [[c, 1, s, min(MOST_TERMS, KW - s)] for c in range(len(chunks)) for s in range(0, KW, MOST_TERMS)]
-    passes: list[list[int]] = []
-    room = 0
-    for c, (_, taps, _, _) in enumerate(chunks):
-        if taps * KW > room:
-            passes.append([c, 0, 0, KW])
-            room = MOST_TERMS
-        passes[-1][1] += 1
-        room -= taps * KW
-    return passes
 
 
 def _masks(spec: ConvSpec, taps: np.ndarray) -> tuple[np.ndarray, int, int]:
@@ -124,7 +112,6 @@ def _in_place(spec: ConvSpec) -> bool:
         and spec.padding_mode == "zeros"
         and spec.kernel3[0] == 1
         and spec.padding3[0] == (0, 0)
-        and spec.kernel3[2] <= MOST_TERMS
         and spec.output3[1] > 1
         and not aliased
         and isa.name() != "baseline"  # no masked loads
@@ -195,14 +182,12 @@ def _plane_parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     else:  # packed: dst[phase d][phase h][phase w][row d][row h][column]
         tap_w = np.array([p * plane + q for p, q in w.taps], np.int64)
         chunks = _chunks(spec, d, h, (depth, plane, pitch), range(nh), nw)
-    passes = _passes(chunks, KW)
     # Only windows on the input itself need masks; elsewhere a long signal's would fill the memory.
     masks, begin, end = _masks(spec, raw) if in_place else (np.empty(0, np.int64), 0, 0)
     fold = OH == 1 and all(chunk[1] == 1 for chunk in chunks)
     sections = [
         np.array(chunks, np.int64).reshape(-1),
         tap_w,
-        np.array(passes, np.int64).reshape(-1),
         masks,
         -((pack.padded_sources(IH, *spec.padding3[1], "zeros") >= 0).astype(np.int64)),
         np.array(best_heights(max(TH, TW // W)), np.int64),
@@ -216,7 +201,7 @@ def _plane_parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
             spec.channels_last, in_place, fold, per_thread, packed, spec.C, M, spec.K, along, KW,
             ID, IH, IW, OD, OH, OW, *spec.stride3, *(lo for lo, _ in spec.padding3),
             d.halo, h.halo, w.halo, len(d.phases), nh, nw,
-            TH, TW, rows, group, together, pitch, plane, depth, len(passes), begin, end, *starts[:12],
+            TH, TW, rows, group, together, pitch, plane, depth, len(chunks), begin, end, *starts[:11],
             (spec.kernel3[1] - 1) * spec.dilation3[1],
         ],
         np.int64,
@@ -269,9 +254,9 @@ def _pack_tile(geometry, tables, x, n, g, od, oh0, ow0, height, width, dst, d0):
     """Cut the padded input of one tile of one channel: dst[phase d][phase h][phase w][row d][row h][column]."""
     (
         channels_last, _, _, _, _, C, _, _, _, _, ID, IH, IW, _, _, _, sd, sh, sw, _, _, pw, hd, hh, hw, nd, nh, nw,
-        _, _, _, _, _, pitch, plane, depth, _, _, _, _, _, _, _, _, _, src_d, src_h, src_w, phase_d, phase_h, phase_w,
+        _, _, _, _, _, pitch, plane, depth, _, _, _, _, _, _, _, _, src_d, src_h, src_w, phase_d, phase_h, phase_w,
         _,
-    ) = unpack(geometry, 52)  # fmt: skip
+    ) = unpack(geometry, 51)  # fmt: skip
     count_d, count_h, count_w = src_h - src_d, src_w - src_h, phase_d - src_w
     step = C if channels_last else 1
     for a in range(nd):
@@ -302,10 +287,10 @@ def _planes(  # type: ignore[no-untyped-def]
     thread, counter, tasks, geometry, tables, x, weight, bias, no_bias, residual, constants, out, scratch
 ):
     (
-        channels_last, in_place, fold, per_thread, sums, C, M, K, along, _, ID, IH, IW, OD, OH, OW,
-        sd, sh, sw, _, ph, pw, _, _, _, _, _, _, TH, TW, rows, group, together, pitch, _, _, passes, begin, end,
-        chunks_at, taps_at, passes_at, masks_at, row_masks_at, heights_at, _, _, _, _, _, _, taps_h,
-    ) = unpack(geometry, 52)  # fmt: skip
+        channels_last, in_place, fold, per_thread, sums, C, M, K, along, KW, ID, IH, IW, OD, OH, OW,
+        sd, sh, sw, _, ph, pw, _, _, _, _, _, _, TH, TW, rows, group, together, pitch, _, _, chunks, begin, end,
+        chunks_at, taps_at, masks_at, row_masks_at, heights_at, _, _, _, _, _, _, taps_h,
+    ) = unpack(geometry, 51)  # fmt: skip
     W = vector_width(x)
     mine = thread * per_thread
     x_plane, o_plane = ID * IH * IW, OD * OH * OW
@@ -354,21 +339,14 @@ def _planes(  # type: ignore[no-untyped-def]
                             for side in range(3):  # 5. columns: left border, inside, right border
                                 j0 = 0 if side == 0 else left if side == 1 else right
                                 j1 = left if side == 0 else right if side == 1 else columns
-                                step = max(1, j1 - j0) if passes == 1 else 1
-                                for j in range(j0, j1, step):
-                                    for p in range(passes):  # 6. parts of long sums
-                                        part_at = passes_at + 4 * p
-                                        chunks, number = chunks_at + tables[part_at] * CHUNK, tables[part_at + 1]
-                                        tap, across = tables[part_at + 2], tables[part_at + 3]
-                                        form = PLAIN if side == 1 else MASKED if sw == 1 else MASKED_2
-                                        # The bias comes last: rounded once.
-                                        added, b_step = (bias, 1) if p + 1 == passes else (no_bias, 0)
-                                        window(
-                                            IMAGE_FORMS, form, rb, src, s_at, span, dst, d_at, d_pitch, j, j + step,
-                                            last, lanes, weight, oc * K + tap, along, 1, added, oc, tables, chunks,
-                                            number, taps_at + tap, across, masks_at, row_masks_at + row * sh, sh,
-                                            no_bias, -pw, p > 0, planes, x_plane, o_plane, K, b_step,
-                                        )  # fmt: skip
+                                if j1 > j0:
+                                    form = PLAIN if side == 1 else MASKED if sw == 1 else MASKED_2
+                                    window(
+                                        IMAGE_FORMS, form, rb, src, s_at, span, dst, d_at, d_pitch, j0, j1, last, lanes,
+                                        weight, oc * K, along, 1, bias, oc, tables, chunks_at, chunks, taps_at,
+                                        KW, masks_at, row_masks_at + row * sh, sh, no_bias, -pw, False, planes, x_plane,
+                                        o_plane, K, 1,
+                                    )  # fmt: skip
                         if channels_last:
                             _scatter(
                                 scratch, first_row, out, (((n * OD + od) * OH + oh0) * OW + ow0) * C * M + oc,

@@ -16,11 +16,11 @@ from fastconv.cpu import isa
 from fastconv.cpu.jit import kernel
 from fastconv.cpu.rows import add_rows, copy_row
 from fastconv.cpu.simd import claim, unpack
-from fastconv.cpu.window import CHUNK, MOST_TAPS, PIXEL_FORMS, VECTORS, best_heights, window
+from fastconv.cpu.window import CHUNK, PIXEL_FORMS, VECTORS, best_heights, longest_run, window
 from fastconv.kernels.epilogue import activate
 from fastconv.spec import ConvSpec
 
-MOST_TERMS = 512  # longest chain of roundings, as in the direct convolution
+MOST_ACROSS = 128  # taps across that a chunk may add up in one go
 
 
 def accepts(spec: ConvSpec) -> bool:
@@ -29,7 +29,7 @@ def accepts(spec: ConvSpec) -> bool:
         spec.channels_last
         and spec.OC == spec.C >= isa.width(spec.dtype)
         and (spec.padding_mode == "zeros" or not any(map(any, spec.padding3)))
-        and spec.kernel3[2] <= MOST_TERMS
+        and spec.kernel3[1] <= MOST_ACROSS
     )
 
 
@@ -46,7 +46,7 @@ def _runs(begin: int, end: int, step: int, pitch: int, C: int, most: int) -> lis
     taps = range(begin, end, step)
     parts = -(-len(taps) // most)
     bounds = [len(taps) * part // parts for part in range(parts + 1)] if parts else []
-    return [[taps[a] * pitch, b - a, taps[a] * C, 0] for a, b in pairwise(bounds)]
+    return [[taps[a] * pitch, b - a, taps[a] * C, 0, 0, 0] for a, b in pairwise(bounds)]
 
 
 def tables(spec: ConvSpec, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,11 +60,11 @@ def tables(spec: ConvSpec, rows: int) -> tuple[np.ndarray, np.ndarray]:
     left, right = (int(whole[0]), int(whole[-1]) + 1) if len(whole) else (OW, OW)
     # Inside a row neighbouring taps of one stride phase share loads if they are one window step apart.
     step = sw // gcd(sw, dw)
-    most = MOST_TAPS if dw == gcd(sw, dw) else 1
+    most = longest_run(KW, KH) if dw == gcd(sw, dw) else 1
     chunks = [run for phase in range(min(step, KW)) for run in _runs(phase, KW, step, dw * C, C, most)]
     ends = []  # (first chunk, chunks) of every pixel at an end of a row
     for ow in [*range(left), *range(right, OW)]:
-        runs = _runs(int(first[ow]), int(last[ow]), 1, dw * C, C, MOST_TAPS)
+        runs = _runs(int(first[ow]), int(last[ow]), 1, dw * C, C, longest_run(KW, KH))
         ends += [len(chunks), len(runs)]
         chunks += runs
     inner = len(chunks) - sum(ends[1::2])
@@ -80,7 +80,7 @@ def tables(spec: ConvSpec, rows: int) -> tuple[np.ndarray, np.ndarray]:
     geometry = np.array(
         [
             C, ID, IH, IW, OD, OH, OW, KH, KW, sd, sh, sw, dd, dw, pd, ph, pw, rows, left, right, inner, step,
-            max(1, MOST_TERMS // KW), *starts[:8],
+            *starts[:8],
         ],
         np.int64,
     )  # fmt: skip
@@ -91,9 +91,9 @@ def tables(spec: ConvSpec, rows: int) -> tuple[np.ndarray, np.ndarray]:
 def pixels(thread, counter, tasks, geometry, tables, x, weight, bias, no_bias, residual, constants, out):  # type: ignore[no-untyped-def]
     """A task is some rows of all channels of an image."""
     (
-        C, ID, IH, IW, OD, OH, OW, KH, KW, sd, sh, sw, dd, dw, pd, ph, pw, rows, left, right, inner, step, most,
+        C, ID, IH, IW, OD, OH, OW, KH, KW, sd, sh, sw, dd, dw, pd, ph, pw, rows, left, right, inner, step,
         chunks_at, ends_at, d_first_at, d_last_at, first_at, last_at, taps_at, heights_at,
-    ) = unpack(geometry, 31)  # fmt: skip
+    ) = unpack(geometry, 30)  # fmt: skip
     W = no_bias.size - C  # it is as long as the channels and one vector
     columns = (C + W - 1) // W
     parts = (OH + rows - 1) // rows
@@ -129,22 +129,19 @@ def pixels(thread, counter, tasks, geometry, tables, x, weight, bias, no_bias, r
                     for i in range(rb * count):
                         copy_row(bias, 0, out, target + i * C, C)
                     continue
-                single = d_last - d_first == 1 and last - first <= most
-                wide = columns if single else 1  # sums in parts must not meet the vector that overlaps
+                # Sums in parts must not meet the last vector of channels, which overlaps the one before.
+                wide = columns if d_last - d_first == 1 else 1
                 for j in range(0, columns, wide):  # 2. vectors of channels
                     for kd in range(d_first, d_last):  # 3. planes of the kernel
                         at_d = od * sd + kd * dd - pd
                         source = ((n * ID + at_d) * IH + oh * sh - ph) * IW * C + (ow * sw - pw) * C
-                        for kh in range(first, last, most):  # 4. rows of the kernel, in parts of long sums
-                            across = min(most, last - kh)
-                            finished = kd + 1 == d_last and kh + across == last
-                            added, adds = bias if finished else no_bias, kd > d_first or kh > first
-                            window(
-                                PIXEL_FORMS, VECTORS, rb, x, source, pitch, out, target, C, j, j + wide, C - W, W,
-                                weight, (kd * KH + kh) * KW * C, along, KW * C, added, 0, tables,
-                                chunks_at + chunk * CHUNK, number, taps_at + kh, across, 0, 0, 0, no_bias, 0, adds,
-                                count, rb * sw * C, rb * C, 0, 0,
-                            )  # fmt: skip
+                        added, adds = bias if kd + 1 == d_last else no_bias, kd > d_first
+                        window(
+                            PIXEL_FORMS, VECTORS, rb, x, source, pitch, out, target, C, j, j + wide, C - W, W, weight,
+                            (kd * KH + first) * KW * C, along, KW * C, added, 0, tables, chunks_at + chunk * CHUNK,
+                            number, taps_at + first, last - first, 0, 0, 0, no_bias, 0, adds,
+                            count, rb * sw * C, rb * C, 0, 0,
+                        )  # fmt: skip
             if residual.size:
                 add_rows(out, row_out, residual, row_out, out, row_out, OW * C)
             if constants[0] != 0:
