@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from fastconv.cpu import isa
 from fastconv.cpu.jit import inline
-from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, vector_width
+from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, prefetch, vector_width
 
 # (MR, NV): accumulators + NV vectors of B + one broadcast must fit the registers, and a step's MR + 2 NV loads (an
 # unaligned vector costs two cache lines) should take no longer than its MR * NV multiply-adds. With 32 registers
@@ -213,11 +213,20 @@ def gemm_block(rows, cols, mr, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_
 
 @inline
 def gemm_channels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate):  # type: ignore[no-untyped-def]
-    """The channel form over `pixels` rows of C and `nv` vectors of packed B, `nv` at most the widest tile's."""
+    """The channel form over `pixels` rows of C and `nv` vectors of packed B, `nv` at most the widest tile's.
+
+    Meanwhile the block of B behind this one, which is next, is brought into L2, a share with each tile.
+    """
     mr, i = 8, 0
+    size = K * nv * vector_width(B)
+    step = 6 * size // max(pixels, 1)
+    lines = step * B.itemsize // 64 + 1
+    ahead = b0 + size
     while i < pixels:
         while mr > pixels - i or widest_tile(mr) < nv:
             mr -= 1
+        prefetch(B, ahead, lines)
+        ahead += step
         microkernel_channels(mr, nv, A, a0, at, p0 + i, off, k0, K, B, b0, C, c0 + i * c_row, c_row, accumulate)
         i += mr
 
