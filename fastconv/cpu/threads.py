@@ -95,7 +95,7 @@ def run(kernel: Any, tasks: int, arrays: tuple[Any, ...], threads: int) -> None:
     counter[0] = 0
     if threads > tasks:
         threads = tasks
-    if threads <= 1 or _foreign() or not (pool := _pool).acquire(False):
+    if threads <= 1 or is_foreign() or not (pool := _pool).acquire(False):
         kernel(0, counter, tasks, *arrays)
     else:
         try:
@@ -105,7 +105,7 @@ def run(kernel: Any, tasks: int, arrays: tuple[Any, ...], threads: int) -> None:
     _counters.append(counter)
 
 
-def _foreign() -> bool:
+def is_foreign() -> bool:
     """Whether this thread was not started by Python: it may be a pool's worker in the middle of a parallel region."""
     known = threading._active.get(get_ident())  # type: ignore[attr-defined]
     return known is None or type(known) is threading._DummyThread  # type: ignore[attr-defined]

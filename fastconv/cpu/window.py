@@ -232,7 +232,7 @@ class _Window:
         for i in range(self.stride):
             bits = self.bits(b.lshr(mask, i64(i * e.width)))
             runs.append(_Row(e, i64(i * e.width), bits).load(pointer))
-        return runs[0] if self.stride == 1 else e.shuffle(*runs, range(0, 2 * e.width, 2))
+        return runs[0] if self.stride == 1 else e.shuffle(runs[0], runs[1], range(0, 2 * e.width, 2))
 
     def bits(self, number: Any) -> Any:
         """The lowest bits of an integer as a lane mask."""
