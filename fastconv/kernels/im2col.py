@@ -23,7 +23,7 @@ from fastconv.cpu.microkernel import gemm_block
 from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
 from fastconv.kernels import pack
 from fastconv.kernels.common import Cost, chain
-from fastconv.kernels.direct_plan import row_tile
+from fastconv.kernels.direct_plan import SMALL, row_tile
 from fastconv.kernels.epilogue import Epilogue, bias_of, store_channels, store_row
 from fastconv.kernels.pack import pack_row
 from fastconv.spec import ConvSpec
@@ -57,6 +57,7 @@ def refuses(spec: ConvSpec) -> str | None:
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     """Panel sizes, shrunk until the scratch of all threads fits `limit`."""
     W, size = isa.width(spec.dtype), spec.itemsize
+    threads = threads if spec.flops > SMALL else 1
     OC, OP = spec.OC // spec.groups, prod(spec.output)
     mr = row_tile(OC)
     pb, kc, ocp = min(PB, -(-OP // W) * W), min(chain(spec), spec.K), min(MAX_OCP, OC)
@@ -99,7 +100,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
         transform=float(
             spec.N * spec.groups * -(-OC // ocp) * spec.K * OP * (8 if spec.channels_last else 1) + outputs
         ),
-        tasks=tasks,
+        tasks=tasks if threads > 1 else 1,
     )
     return Params(
         geometry, np.concatenate(sections), tasks, threads, per_thread, per_thread * threads * size, cost
