@@ -15,6 +15,8 @@ import warnings
 import numba
 import numpy as np
 
+import fastconv.integrations.numba  # noqa: F401  (teaches numba conv2d)
+from fastconv import conv2d
 from fastconv.cpu import threads
 from fastconv.cpu.jit import kernel
 from fastconv.cpu.simd import claim
@@ -69,12 +71,27 @@ def claim_back(typingctx, counter):
 
 
 X = np.random.default_rng(0).standard_normal(ROW).astype(np.float32)
+IMAGES = np.random.default_rng(1).standard_normal((2, 8, 40, 41), np.float32)
+FILTERS = np.random.default_rng(2).standard_normal((8, 8, 3, 3), np.float32)
+ALGORITHMS = ("direct", "im2col", "fft", "depthwise")
+
+
+def convolve(algorithm: str, n: int) -> np.ndarray:
+    before = threads.get_num_threads()
+    threads.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+    try:
+        if algorithm == "depthwise":
+            return conv2d(IMAGES, FILTERS[:, :1].copy(), padding=1, groups=8, algorithm=algorithm)
+        return conv2d(IMAGES, FILTERS, padding=1, algorithm=algorithm)
+    finally:
+        threads.set_num_threads(before)
 
 
 def work(n: int = 2) -> np.ndarray:
+    """A kernel of this file and every parallel algorithm, end to end."""
     out = np.full(TASKS * ROW, np.nan, np.float32)
     threads.run(waves, TASKS, (X, out), n)
-    return out
+    return np.concatenate([out, *(convolve(a, n).ravel() for a in ALGORITHMS)])
 
 
 def parallel(n: int = 2, seconds: float = 5, workers: int | None = None) -> bool:
@@ -244,9 +261,17 @@ def _by_objmode(i):
 
 @numba.njit(parallel=True)
 def _user_loop(n):
-    out = np.empty((n, TASKS * ROW), np.float32)
+    out = np.empty((n, EXPECTED.size), np.float32)
     for i in numba.prange(n):
         out[i] = _by_objmode(i)
+    return out
+
+
+@numba.njit(parallel=True)
+def _user_blur(images, filters):
+    out = np.empty_like(images)
+    for i in numba.prange(len(images)):
+        out[i] = conv2d(images[i], filters, padding=1)
     return out
 
 
@@ -254,6 +279,8 @@ def user_prange() -> None:
     for _ in range(3):
         for row in _user_loop(16):
             check(row)
+    many = np.concatenate([IMAGES] * 8)
+    assert np.allclose(_user_blur(many, FILTERS), conv2d(many, FILTERS, padding=1, algorithm="direct"), atol=1e-4)
     in_the_child()
 
 
