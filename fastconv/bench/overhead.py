@@ -45,6 +45,8 @@ def call_overhead(peers: Sequence[Peer], seconds: float = 1.0) -> dict[str, Timi
         "fastconv.prepare(...)(x)": partial(fastconv.prepare(weight, **TINY.options), x),
     }
     calls |= {peer.name: peer.prepare(TINY, x, weight) for peer in peers if peer.refuses(TINY, "float32") is None}
+    for call in calls.values():
+        call()  # compiles
     return interleave(calls, seconds)
 
 
