@@ -233,9 +233,7 @@ def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
     return packed.reshape(-1)
 
 
-def run(
-    spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue
-) -> None:
+def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
     how = params.last if params.last is not None and packed.size > spec.OC * spec.K else params
     bias = epilogue.bias if epilogue.bias.size else how.no_bias
     arrays = (how.geometry, how.tables, x, packed, bias, how.no_bias, epilogue.residual, epilogue.constants, out)
