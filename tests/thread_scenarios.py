@@ -229,7 +229,7 @@ def one_numba_thread() -> None:
 def many_numba_threads() -> None:
     assert threads.get_num_threads() == 8
     bitwise_equal()
-    assert parallel(8)
+    assert parallel(8) or threads.engine() == "numba tbb"  # tbb never promises to run tasks at the same time
     assert numba.get_num_threads() == 8
 
 
