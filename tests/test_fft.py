@@ -408,6 +408,10 @@ def test_cost():
     assert cost.transform > 0
     assert cost.bytes > 0
     assert cost.tasks >= 1
+    weights = fft.prepare_cost(spec, fft.parameters(spec, 1, LIMIT))
+    assert weights.flops == 0
+    assert weights.transform > 0
+    assert weights.bytes > spec.weight_bytes
 
 
 def test_long_kernel():

@@ -297,9 +297,7 @@ def _emit_conjugate(e: ComplexEmitter, args: Sequence[Any]) -> None:
 
 
 @intrinsic
-def conjugate_vectors(
-    typingctx: Any, count: Any, src: Any, s0: Any, dst: Any, d0: Any, d_step: Any, scale: Any
-) -> Any:
+def conjugate_vectors(typingctx: Any, count: Any, src: Any, s0: Any, dst: Any, d0: Any, d_step: Any, scale: Any) -> Any:
     """dst = conj(src) * scale for `count` complex vectors that follow each other in src, d_step apart in dst."""
     element_dtype(src, dst)
     n = types.int64

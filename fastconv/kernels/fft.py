@@ -54,6 +54,7 @@ class Params:
     tile_memory: int  # elements that one thread needs besides spectra
     workspace: int
     cost: Cost
+    prepare_cost: Cost
 
 
 def refuses(spec: ConvSpec) -> str | None:
@@ -113,7 +114,7 @@ def _extents(spec: ConvSpec, axis: int, sizes: Sequence[int]) -> list[int]:
                 break
     # Each cell is moved (as long as eight levels of transforms take) and goes through log2 of both axes.
     ranked = sorted(smallest.items(), key=lambda item: item[0] * item[1] * (14 + log2(item[1])))
-    return [size for _, size in ranked[: 8 if prod(spec.kernel) >= 25 else 4]]
+    return [size for _, size in ranked[: 8 if spec.kernel3[0] == 1 and prod(spec.kernel) >= 25 else 4]]
 
 
 @cache
@@ -186,6 +187,7 @@ class _Way:
     bytes: float
     per_thread: int
     shared: int
+    forward: float  # cycles of one forward transform
     prepare: int  # elements of one thread's memory while weights are transformed
     fixed: int  # elements of prepared weights and of what tiles are remembered by
 
@@ -195,6 +197,11 @@ class _Way:
     def workspace(self, threads: int) -> int:
         """Elements while weights are transformed or the convolution runs."""
         return max(self.per_thread * threads + self.shared, self.prepare * threads) + self.fixed
+
+
+def _far(tile: int) -> int:
+    """Further cycles for each complex vector of a tile of so many bytes, in each direction: L1, L2 or beyond."""
+    return 0 if tile < 40000 else 8 if tile < cache_sizes()[1] // 2 else 16
 
 
 def _ways(spec: ConvSpec, grid: TileGrid) -> list[_Way]:
@@ -207,7 +214,7 @@ def _ways(spec: ConvSpec, grid: TileGrid) -> list[_Way]:
     L2 = cache_sizes()[1]
     # Cycles for a complex vector (measured): 2.1 per level, and cutting, transposing, untwisting and storing.
     levels = log2(TD * s.half), log2(TW)
-    far = 0 if s.rows * s.pitch * 2 * size < 40000 else 8 if s.rows * s.pitch * 2 * size < L2 // 2 else 16
+    far = _far(s.rows * s.pitch * 2 * size)
     columns = TD * s.half * s.panels
     rows = s.F * (2.1 * levels[1] + 2) + s.Q * s.panels * W * (2 + log2(W)) + 100
     forward = columns * (2.1 * levels[0] + 11 + far) + rows + 300
@@ -229,7 +236,7 @@ def _ways(spec: ConvSpec, grid: TileGrid) -> list[_Way]:
         per_thread, shared = workspace.aligned(own, size), workspace.aligned(shared, size)
         ways.append(
             _Way(grid, s, stages, chunk, parts, tasks, launches, work, transform, flops, traffic, per_thread, shared,
-                 prepare, fixed)
+                 forward, prepare, fixed)
         )  # fmt: skip
 
     if C == 1:
@@ -283,8 +290,22 @@ def _best_ways(spec: ConvSpec, limit: int) -> list[_Way]:
     def merit(ways: list[_Way]) -> float:
         return sum(t * min(way.cycles(t) for way in ways) for t in (1, 2, 4))
 
-    grids = [[w for w in _ways(spec, grid) if w.workspace(1) <= elements] for grid in _candidates(spec)]
-    return min((ways for ways in grids if ways), key=merit, default=[])
+    found = sorted(_candidates(spec), key=lambda grid: _rough_cycles(spec, grid))
+    for first in range(0, len(found), 6):  # more only where the limit allows none of the most promising
+        grids = [[w for w in _ways(spec, grid) if w.workspace(1) <= elements] for grid in found[first : first + 6]]
+        if any(grids):
+            return min((ways for ways in grids if ways), key=merit)
+    return []
+
+
+def _rough_cycles(spec: ConvSpec, grid: TileGrid) -> float:
+    """Cycles by the numbers of `_ways`, but without regard for chunks and threads."""
+    W, (TD, TH, TW) = isa.width(spec.dtype), grid.extent
+    half, C, OC = TD * TH // 2, spec.C // spec.groups, spec.OC // spec.groups
+    columns, rows = half * -(-TW // W), -(-half // W) * TW
+    transform = (columns + rows) * (1.05 * log2(half * TW) + 15) + 600 + columns * _far(rows * W * 2 * spec.itemsize)
+    items = spec.N * grid.count
+    return spec.groups * (items * ((C + OC) * transform + C * OC * rows * 2.4) + C * OC * rows * W * spec.itemsize / 4)
 
 
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
@@ -333,11 +354,14 @@ def _params(spec: ConvSpec, way: _Way, threads: int) -> Params:
     # The dispatcher takes `transform` as work at a tenth of the multiply-add peak, two vectors a cycle.
     cost = Cost(way.flops, way.bytes, way.transform * 0.4 * W, way.tasks)
     size = spectra_at + spec.OC * C * spectrum
+    # Filters are placed tap by tap, and their spectra go to memory that nobody has touched yet.
+    filters = spec.OC * C
+    prepare = Cost(0.0, 4.0 * size * spec.itemsize, 1.5 * way.forward * filters * 0.4 * W, max(1, filters // 4))
     return Params(
         grid, np.array(fields, np.int64), np.array(shape, np.int64), np.concatenate(tables),
         np.concatenate(constants).astype(spec.dtype), size, weights_at, way.stages, way.chunk, way.tasks, threads,
         way.per_thread * threads + way.shared, workspace.aligned(s.own, spec.itemsize),
-        way.workspace(threads) * spec.itemsize, cost,
+        way.workspace(threads) * spec.itemsize, cost, prepare,
     )  # fmt: skip
 
 
@@ -357,6 +381,10 @@ def _twist(W: int, s: _Sizes, roots: tuple[tuple[int, int], ...], TW: int) -> np
 
 def cost(spec: ConvSpec, params: Params) -> Cost:
     return params.cost
+
+
+def prepare_cost(spec: ConvSpec, params: Params) -> Cost:
+    return params.prepare_cost
 
 
 # ---- running -----------------------------------------------------------------------------------------------------
@@ -394,9 +422,7 @@ def _aligned(elements: int, dtype: str) -> np.ndarray:
     return raw[start : start + elements]
 
 
-def run(
-    spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue
-) -> None:
+def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
     g, last, count = params.geometry, spec.channels_last, params.threads
     scratch = workspace.scratch(spec.dtype, params.scratch, 1)
     items = spec.N * params.grid.count

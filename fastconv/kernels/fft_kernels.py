@@ -354,9 +354,7 @@ def _make_channelwise(last: bool):  # type: ignore[no-untyped-def]
                     for q in range(g[Q]):
                         copy_vectors(width, S, come + q * width * out_step, out_step, S, panel, size)
                         rows_backward(shape, constants, 0, S, a0, q, S, panel, g[NEEDED])
-                    finish(
-                        shape, constants, 0, S, a0, S, m + g[M_OUT] + c * rows, g[NEEDED], g[DEPTH], g[HEIGHT]
-                    )
+                    finish(shape, constants, 0, S, a0, S, m + g[M_OUT] + c * rows, g[NEEDED], g[DEPTH], g[HEIGHT])
                 oc = group * g[t.OC] + block
                 if last:
                     store_tile_last(
