@@ -17,6 +17,7 @@ from fastconv.cpu.jit import kernel
 from fastconv.kernels import fft
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.kernels.fft_axes import SMOOTH, axis_plan, radices
+from fastconv.kernels.tiles import TileGrid
 from fastconv.spec import ConvSpec
 
 LIMIT = 1 << 28
@@ -101,7 +102,8 @@ def tile_of(dtype, extent, line=False):
     """Tables for one tile, through the planner of a problem that has exactly this tile."""
     shape = (1, 1, extent[1] * extent[2]) if line else extent
     spec = ConvSpec.make((1, 1, *shape), (1, 1, 1, 1, 1), dtype=dtype)
-    grid = fft._grid(spec, line, extent)
+    out = (1, 1, extent[1] * extent[2]) if line else extent
+    grid = TileGrid(line, extent, out, (1, 1, 1))
     return fft._params(spec, fft._ways(spec, grid)[0], 1)
 
 

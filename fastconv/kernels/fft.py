@@ -10,10 +10,12 @@ Zlateski, Jia, Li & Durand 2018 (tiled FFT with a GEMM per frequency on CPUs). T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from math import log2, prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -92,29 +94,28 @@ def _is_line(spec: ConvSpec) -> bool:
     return all(spec.input3[a] == spec.kernel3[a] == 1 and not any(spec.padding3[a]) for a in (0, 1))
 
 
-def _grid(spec: ConvSpec, line: bool, extent: tuple[int, int, int]) -> TileGrid | None:
-    if line:
-        out = (1, 1, outputs_of_tile(spec, 2, extent[1] * extent[2]))
-    else:
-        out = tuple(outputs_of_tile(spec, a, extent[a]) for a in range(3))  # type: ignore[assignment]
-    if 0 in out:
-        return None
-    tiles = tuple(-(-o // u) for o, u in zip(spec.output3, out, strict=True))
-    return TileGrid(line, extent, out, tiles)  # type: ignore[arg-type]
+class _Extent(NamedTuple):
+    """A size of tiles along one axis, with outputs in a tile and number of tiles."""
+
+    cells: int
+    out: int
+    tiles: int
 
 
-def _extents(spec: ConvSpec, axis: int, sizes: Sequence[int]) -> list[int]:
+def _extents(spec: ConvSpec, axis: int, sizes: Iterable[int]) -> list[_Extent]:
     """The most promising sizes along one axis: for each number of tiles the smallest, of these the cheapest few."""
-    smallest: dict[int, int] = {}
-    for size in sizes:
-        outputs = outputs_of_tile(spec, axis, size)
-        if outputs:
-            smallest.setdefault(-(-spec.output3[axis] // outputs), size)
-            if outputs == spec.output3[axis]:
+    smallest: dict[int, _Extent] = {}
+    whole = spec.output3[axis]
+    for cells in sizes:
+        out = outputs_of_tile(spec, axis, cells)
+        if out:
+            tiles = -(-whole // out)
+            smallest.setdefault(tiles, _Extent(cells, out, tiles))
+            if out == whole:
                 break
-    # Each cell is moved (as long as eight levels of transforms take) and goes through log2 of both axes.
-    ranked = sorted(smallest.items(), key=lambda item: item[0] * item[1] * (14 + log2(item[1])))
-    return [size for _, size in ranked[: 8 if spec.kernel3[0] == 1 and prod(spec.kernel) >= 25 else 4]]
+    # Each cell is moved (as long as seven levels of transforms take) and goes through log2 of both axes.
+    ranked = sorted(smallest.values(), key=lambda e: e.tiles * e.cells * (14 + log2(e.cells)))
+    return ranked[: 8 if spec.kernel3[0] == 1 and prod(spec.kernel) >= 25 else 4]
 
 
 @cache
@@ -132,17 +133,20 @@ def _candidates(spec: ConvSpec) -> list[TileGrid]:
     W = isa.width(spec.dtype)
     if _is_line(spec):
         shapes = _line_shapes(W)
-        grids = [_grid(spec, True, shapes[size]) for size in _extents(spec, 2, list(shapes))]
-    else:
-        d = _extents(spec, 0, SMOOTH)
-        h = _extents(spec, 1, [2 * n for n in SMOOTH])
-        w = _extents(spec, 2, [n for n in SMOOTH if n >= W // 2])
-        grids = [_grid(spec, False, (td, th, tw)) for td in d for th in h for tw in w]
-    return [g for g in grids if g is not None]
+        lines = _extents(spec, 2, shapes)
+        return [TileGrid(True, shapes[e.cells], (1, 1, e.out), (1, 1, e.tiles)) for e in lines]
+    axes = (
+        _extents(spec, 0, SMOOTH),
+        _extents(spec, 1, (2 * n for n in SMOOTH)),
+        _extents(spec, 2, (n for n in SMOOTH if n >= W // 2)),
+    )
+    return [
+        TileGrid(False, (d.cells, h.cells, w.cells), (d.out, h.out, w.out), (d.tiles, h.tiles, w.tiles))
+        for d, h, w in product(*axes)
+    ]
 
 
-@dataclass(frozen=True)
-class _Sizes:
+class _Sizes(NamedTuple):
     """Sizes that follow from a grid, in elements unless said otherwise."""
 
     half: int
@@ -170,8 +174,7 @@ class _Sizes:
         return cls(half, Q * W, panels, pitch, Q, Q * TW, block, parts, 2 * W + sum(parts))
 
 
-@dataclass(frozen=True)
-class _Way:
+class _Way(NamedTuple):
     """A grid and how it is worked off. Its bits depend on the grid alone."""
 
     grid: TileGrid
@@ -247,12 +250,12 @@ def _ways(spec: ConvSpec, grid: TileGrid) -> list[_Way]:
         return ways
 
     transform = items * G * (C * (forward + s.F * 4) + OC * (backward + s.F * 4))
-    product = flops / 8 / W * 4 / 2 * 1.2  # 4 multiply-adds for each complex one, two a cycle
+    multiply = flops / 8 / W * 4 / 2 * 1.2  # 4 multiply-adds for each complex one, two a cycle
     weights = float(G * OC * C * spectrum * size)
 
     def gemm(chunk: int) -> float:
         whole = chunk // 3 * 3
-        return product * (whole + 1.5 * (chunk - whole)) / chunk
+        return multiply * (whole + 1.5 * (chunk - whole)) / chunk
 
     # 1. a thread takes chunks of tiles through everything: spectra stay in its L2, weights come again for each chunk
     for chunk in {min(items, c) for c in (1, 2, 3, 6, 12, 24)}:
@@ -291,8 +294,9 @@ def _best_ways(spec: ConvSpec, limit: int) -> list[_Way]:
         return sum(t * min(way.cycles(t) for way in ways) for t in (1, 2, 4))
 
     found = sorted(_candidates(spec), key=lambda grid: _rough_cycles(spec, grid))
-    for first in range(0, len(found), 6):  # more only where the limit allows none of the most promising
-        grids = [[w for w in _ways(spec, grid) if w.workspace(1) <= elements] for grid in found[first : first + 6]]
+    most = 6 if prod(spec.kernel) >= 25 else 2  # small kernels are seldom worth a transform, or a long search
+    for first in range(0, len(found), most):  # more only where the limit allows none of the most promising
+        grids = [[w for w in _ways(spec, grid) if w.workspace(1) <= elements] for grid in found[first : first + most]]
         if any(grids):
             return min((ways for ways in grids if ways), key=merit)
     return []
