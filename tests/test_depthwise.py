@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastconv.cpu import isa
-from fastconv.cpu.window import heights, longest_run, sets
+from fastconv.cpu.window import cut, heights, sets
 from fastconv.kernels import depthwise, depthwise_last
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.spec import ConvSpec
@@ -189,13 +189,16 @@ def test_accuracy(fill, report):
 
 
 def test_chunks_keep_chains_short():
-    def roundings(run: int, along: int, across: int) -> int:
-        return -(-run // sets(run)) * across + -(-along // run) * sets(run)
-
-    for along in range(1, 40):
+    for along in range(1, 16):
         for across in range(1, 16):
-            best = min(roundings(run, along, across) for run in range(1, min(along, 5) + 1))
-            assert roundings(longest_run(along, across), along, across) <= max(best, 32), (along, across)
+            run_, pieces = cut(along, across)
+            chains = -(-run_ // sets(run_)) * -(-across // pieces)
+            chunks = -(-along // run_) * pieces * sets(run_)
+            assert 1 <= run_ <= along
+            assert chains + chunks <= 36, (along, across, run_, pieces)
+    assert cut(3, 3) == (3, 1)
+    assert cut(5, 5) == (5, 1)
+    assert cut(1, 1000)[1] > 10
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -45,18 +45,21 @@ def sets(taps: int) -> int:
     return 2 if taps >= 3 and isa.registers() >= 32 else 1
 
 
-def longest_run(along: int, across: int, times: int = 1) -> int:
-    """Taps of a chunk for a kernel of along x across taps, `times` over: the most whose roundings stay small.
+def cut(along: int, across: int, times: int = 1, whole: bool = False) -> tuple[int, int]:
+    """Chunks for a kernel of along x across taps, `times` over: (most taps of a chunk, pieces across).
 
     A chunk of R taps makes chains of R/sets * across terms, and every chunk adds `sets` roundings. Where all terms are
     equal, as in a flat area under a box filter, all of them go the same way, 0.44 u each as measured: 32 are 14 u.
+    Long runs are fast: the longest is taken that keeps to 32, or comes near the fewest where none does. With `whole`
+    there is one piece.
     """
-
-    def roundings(run: int) -> int:
-        return -(-run // sets(run)) * across + -(-along // run) * times * sets(run)
-
-    runs = range(1, min(MOST_TAPS, along) + 1)
-    return max((run for run in runs if roundings(run) <= 32), default=min(runs, key=roundings))
+    options = []
+    for run in range(min(MOST_TAPS, along), 0, -1):
+        for pieces in range(1, 2 if whole else across + 1):
+            chunks = -(-along // run) * times * pieces
+            options.append((-(-run // sets(run)) * -(-across // pieces) + chunks * sets(run), run, pieces))
+    most = max(32, 1.25 * min(options)[0])
+    return next((run, pieces) for roundings, run, pieces in options if roundings <= most)
 
 
 def best_heights(most: int) -> list[int]:

@@ -20,10 +20,9 @@ from fastconv.cpu import threads as pool
 from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.rows import add_rows, fill_row
 from fastconv.cpu.simd import claim, unpack, vector_width
-from fastconv.cpu.window import IMAGE_FORMS, MASKED, MASKED_2, PLAIN, best_heights, heights, longest_run, window
+from fastconv.cpu.window import IMAGE_FORMS, MASKED, MASKED_2, PLAIN, best_heights, cut, heights, window
 from fastconv.kernels import depthwise_last, pack
-from fastconv.kernels.common import Cost, chain
-from fastconv.kernels.depthwise_last import MOST_ACROSS
+from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue, activate
 from fastconv.kernels.pack import pack_row
 from fastconv.spec import ConvSpec
@@ -67,8 +66,7 @@ def _chunks(
     `place` is the pitch of (row of d, plane, row of h); phase p of h begins at plane start[p], `planes` to a phase.
     """
     _, KH, KW = spec.kernel3
-    most = longest_run(KH, KW, spec.kernel3[0]) if _row_step(spec) == 1 else 1
-    pieces = -(-KW // max(KW if KW <= MOST_ACROSS else 0, chain(spec)))
+    most, pieces = cut(KH if _row_step(spec) == 1 else 1, KW, spec.kernel3[0] * (1 if _row_step(spec) == 1 else KH))
     across = [(KW * i // pieces, KW * (i + 1) // pieces) for i in range(pieces)]
     chunks = []
     for i, (pd, qd) in enumerate(d.taps):

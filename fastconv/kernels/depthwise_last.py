@@ -16,7 +16,7 @@ from fastconv.cpu import isa
 from fastconv.cpu.jit import kernel
 from fastconv.cpu.rows import add_rows, copy_row
 from fastconv.cpu.simd import claim, unpack
-from fastconv.cpu.window import CHUNK, PIXEL_FORMS, VECTORS, best_heights, longest_run, window
+from fastconv.cpu.window import CHUNK, PIXEL_FORMS, VECTORS, best_heights, cut, window
 from fastconv.kernels.epilogue import activate
 from fastconv.spec import ConvSpec
 
@@ -60,11 +60,11 @@ def tables(spec: ConvSpec, rows: int) -> tuple[np.ndarray, np.ndarray]:
     left, right = (int(whole[0]), int(whole[-1]) + 1) if len(whole) else (OW, OW)
     # Inside a row neighbouring taps of one stride phase share loads if they are one window step apart.
     step = sw // gcd(sw, dw)
-    most = longest_run(KW, KH) if dw == gcd(sw, dw) else 1
+    most = cut(KW, KH, whole=True)[0] if dw == gcd(sw, dw) else 1
     chunks = [run for phase in range(min(step, KW)) for run in _runs(phase, KW, step, dw * C, C, most)]
     ends = []  # (first chunk, chunks) of every pixel at an end of a row
     for ow in [*range(left), *range(right, OW)]:
-        runs = _runs(int(first[ow]), int(last[ow]), 1, dw * C, C, longest_run(KW, KH))
+        runs = _runs(int(first[ow]), int(last[ow]), 1, dw * C, C, cut(KW, KH, whole=True)[0])
         ends += [len(chunks), len(runs)]
         chunks += runs
     inner = len(chunks) - sum(ends[1::2])
