@@ -27,7 +27,7 @@ from fastconv.kernels import fft_kernels as k
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.kernels.fft_axes import SMOOTH, axis_plan, root
-from fastconv.kernels.tiles import BLOCK, TileGrid, geometry, outputs_of_tile
+from fastconv.kernels.tiles import BLOCK, LAST, TileGrid, geometry, outputs_of_tile
 from fastconv.spec import ConvSpec
 
 NAME = "fft"
@@ -78,7 +78,9 @@ def _axes_last(spec: ConvSpec) -> ConvSpec:
         return spec.input3[axis] == spec.kernel3[axis] == 1 and not any(spec.padding3[axis])
 
     order = sorted(range(3), key=lambda axis: not trivial(axis))
-    if order == [0, 1, 2] and spec.ndim == 3:
+    # A single channel lies first and last.
+    last = spec.channels_last and max(spec.C, spec.OC) > 1
+    if order == [0, 1, 2] and spec.ndim == 3 and last == spec.channels_last:
         return spec
 
     def sort(values: tuple) -> tuple:
@@ -86,7 +88,7 @@ def _axes_last(spec: ConvSpec) -> ConvSpec:
 
     return replace(
         spec, ndim=3, input=sort(spec.input3), kernel=sort(spec.kernel3), stride=sort(spec.stride3),
-        dilation=sort(spec.dilation3), padding=sort(spec.padding3),
+        dilation=sort(spec.dilation3), padding=sort(spec.padding3), channels_last=last,
     )  # fmt: skip
 
 
@@ -427,7 +429,8 @@ def _aligned(elements: int, dtype: str) -> np.ndarray:
 
 
 def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
-    g, last, count = params.geometry, spec.channels_last, params.threads
+    g, count = params.geometry, params.threads
+    last = bool(g[LAST])
     scratch = workspace.scratch(spec.dtype, params.scratch, 1)
     items = spec.N * params.grid.count
     W = isa.width(spec.dtype)
