@@ -11,8 +11,8 @@ from fastconv.spec import ConvSpec
 # (Higham 1993). Two kinds of data come near their own limits:
 #   positive terms of many sizes    0.33 sqrt(n) u, four times that in the worst of many outputs: 15 u at n = 128
 #   equal terms, a flat image area under a box filter: every rounding goes the same way, 0.44 (n + K/n) u as measured
-# Networks see the first kind. One input channel per output may be an image filter: n near sqrt(K) would be best, but
-# two or three kernel rows at a time let a rolling window share its loads: 14 u at 9x9, 16 u at 15x15.
+# Networks see the first kind. One input channel per output may be an image filter, where n near sqrt(K) is best; the
+# floor of 30 keeps the additions to C rare: 14 u at 9x9, 16 u at 15x15. (`depthwise` cuts its sums by kernel rows.)
 LONGEST_CHAIN, SHORTEST_CHAIN = 128, 30
 
 
