@@ -1,4 +1,7 @@
-"""Scratch memory: one arena per Python thread, reused from call to call, never allocated inside a kernel.
+"""Scratch memory: an arena per Python thread, reused from call to call, never allocated inside a kernel.
+
+A call has its arena to itself until it gives it back. A signal handler that computes in the middle of another
+computation of the same thread, whose helpers may still be at work, therefore gets a second one.
 
 An arena grows to the largest request and is bounded by what is in use: when the largest of 64 requests in a row was
 less than half of it, it shrinks to that. It is freed with its thread, or by `release`. A plan's `workspace_limit`
@@ -22,7 +25,7 @@ def _allocate(size: int) -> np.ndarray:
 
 
 class _Arena:
-    """One thread's memory, and the view that its last request got."""
+    """Memory of one thread, and the view that its last request got: what the ``with`` statement gives."""
 
     def __init__(self) -> None:
         self.memory = _allocate(0)
@@ -31,11 +34,17 @@ class _Arena:
         self.calls = 0
         self.largest = 0  # bytes asked for at most since the window began
 
+    def __enter__(self) -> np.ndarray:
+        return self.view
+
+    def __exit__(self, *error: object) -> None:
+        _arenas().append(self)
+
     def resize(self, size: int) -> None:
         self.memory = self.view = _allocate(0)  # the old memory goes first: the two never add up
         self.memory = _allocate(size)
 
-    def take(self, key: tuple[str, int]) -> np.ndarray:
+    def take(self, key: tuple[str, int]) -> None:
         dtype = np.dtype(key[0])
         size = key[1] * dtype.itemsize
         self.largest = max(self.largest, size)
@@ -47,18 +56,18 @@ class _Arena:
                 self.resize(self.largest)
             self.calls, self.largest = 0, size
         self.key, self.view = key, self.memory[:size].view(dtype)
-        return self.view
 
 
 _local = threading.local()
 
 
-def _arena() -> _Arena:
+def _arenas() -> list[_Arena]:
+    """This thread's arenas that no call is using."""
     try:
-        return _local.arena
+        return _local.arenas
     except AttributeError:
-        arena = _local.arena = _Arena()
-        return arena
+        arenas = _local.arenas = []
+        return arenas
 
 
 def aligned(elements: int, itemsize: int) -> int:
@@ -67,27 +76,31 @@ def aligned(elements: int, itemsize: int) -> int:
     return -(-elements // step) * step
 
 
-def scratch(dtype: str, per_thread: int, threads: int) -> np.ndarray:
-    """Uninitialised flat array of ``per_thread * threads`` elements of any dtype, aligned to 64 bytes.
+def scratch(dtype: str, per_thread: int, threads: int) -> _Arena:
+    """Uninitialised flat array of ``per_thread * threads`` elements of any dtype, aligned to 64 bytes, for a while.
 
-    It is valid until this Python thread's next request: an algorithm that needs two buffers takes one and splits it.
+    Used as ``with scratch("float32", 1000, 2) as array:``; the array must not be used after the block.
     """
+    try:
+        arena = _arenas().pop()
+    except IndexError:
+        arena = _Arena()
     key = (dtype, per_thread * threads)
-    arena = _arena()
     if key == arena.key and arena.calls < _WINDOW:
         arena.calls += 1  # the usual case, a layer called again and again
-        return arena.view
-    return arena.take(key)
+    else:
+        arena.take(key)
+    return arena
 
 
 def held() -> int:
-    """Bytes that this thread's arena holds."""
-    return _arena().memory.nbytes
+    """Bytes that this thread's arenas hold between calls."""
+    return sum(arena.memory.nbytes for arena in _arenas())
 
 
 def release() -> None:
-    """Give this thread's arena back to the system."""
-    _local.arena = _Arena()
+    """Give this thread's arenas back to the system."""
+    _arenas().clear()
 
 
 def empty_aligned(dtype: str, elements: int) -> np.ndarray:

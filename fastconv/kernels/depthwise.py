@@ -238,8 +238,8 @@ def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: 
     if how is params.last:
         pool.run(depthwise_last.pixels, how.tasks, arrays, how.threads)
     else:
-        scratch = workspace.scratch(spec.dtype, how.per_thread, how.threads)
-        pool.run(_planes, how.tasks, (*arrays, scratch), how.threads)
+        with workspace.scratch(spec.dtype, how.per_thread, how.threads) as scratch:
+            pool.run(_planes, how.tasks, (*arrays, scratch), how.threads)
 
 
 # ---- planes: lanes are pixels ------------------------------------------------------------------------------------

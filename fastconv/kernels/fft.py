@@ -407,9 +407,9 @@ def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
     channels, filters = _filters_at_once(C, spectrum * spec.itemsize)
     g[k.CHUNK], g[k.M_V], g[k.SHARED] = channels, params.tile_memory, 0
     g[k.OWN] = workspace.aligned(params.tile_memory + filters * spectrum, spec.itemsize)
-    scratch = workspace.scratch(spec.dtype, int(g[k.OWN]), params.threads)
-    arrays = (g, params.shape, params.tables, params.constants, packed, scratch)
-    threads.run(k.transform_weights, spec.groups * -(-OC // (filters // channels)), arrays, params.threads)
+    with workspace.scratch(spec.dtype, int(g[k.OWN]), params.threads) as scratch:
+        arrays = (g, params.shape, params.tables, params.constants, packed, scratch)
+        threads.run(k.transform_weights, spec.groups * -(-OC // (filters // channels)), arrays, params.threads)
     # The kernel left each filter's sum of |w|; a sum that is not a moderate number marks a filter to do directly.
     info = np.finfo(spec.dtype)
     sums = packed[_HEADER : _HEADER + spec.OC]
@@ -429,13 +429,16 @@ def _aligned(elements: int, dtype: str) -> np.ndarray:
 
 
 def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
+    with workspace.scratch(spec.dtype, params.scratch, 1) as scratch:
+        _run(spec, params, packed, (x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out, scratch))
+
+
+def _run(spec: ConvSpec, params: Params, packed: np.ndarray, tail: tuple[np.ndarray, ...]) -> None:
     g, count = params.geometry, params.threads
     last = bool(g[LAST])
-    scratch = workspace.scratch(spec.dtype, params.scratch, 1)
     items = spec.N * params.grid.count
     W = isa.width(spec.dtype)
     seen = np.empty(items * spec.C * (1 + 2 * W), spec.dtype)
-    tail = (x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out, scratch)
     fixed = (params.shape, params.tables, params.constants, seen, *tail)
     if spec.C == spec.groups:
         threads.run(k.POINTWISE[last], params.tasks, (g, *fixed), count)

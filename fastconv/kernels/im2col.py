@@ -117,11 +117,12 @@ def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
 
 
 def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
-    scratch = workspace.scratch(spec.dtype, params.per_thread, params.threads)
-    arrays = (
-        params.geometry, params.tables, x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out, scratch,
-    )  # fmt: skip
-    threads.run(im2col, params.tasks, arrays, params.threads)
+    with workspace.scratch(spec.dtype, params.per_thread, params.threads) as scratch:
+        arrays = (
+            params.geometry, params.tables, x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out,
+            scratch,
+        )  # fmt: skip
+        threads.run(im2col, params.tasks, arrays, params.threads)
 
 
 @inline
