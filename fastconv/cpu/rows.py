@@ -97,6 +97,31 @@ def copy_row(typingctx: Any, src: Any, s0: Any, dst: Any, d0: Any, n: Any) -> An
 
 
 @intrinsic
+def copy_rows(
+    typingctx: Any, src: Any, s0: Any, s_row: Any, dst: Any, d0: Any, d_row: Any, rows: Any, begin: Any, end: Any,
+    width: Any,
+) -> Any:  # fmt: skip
+    """dst[d0 + r*d_row + i] = src[s0 + r*s_row + i] for begin <= i < end, 0 for the other i < width; r < rows."""
+    dtype, size = element_dtype(src, dst), types.int64
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        e = Emitter(b, dtype)
+        source = array_pointer(context, b, sig.args[0], a[0], a[1])
+        target = array_pointer(context, b, sig.args[3], a[3], a[4])
+        vectors = b.sdiv(b.add(a[9], i64(e.width - 1)), i64(e.width))
+        with cgutils.for_range(b, vectors, intp=I64) as column:  # the masks of a column serve all its rows
+            at = b.mul(column.index, i64(e.width))
+            inside = b.and_(_first_lanes(e, b.sub(a[8], at)), b.not_(_first_lanes(e, b.sub(a[7], at))))
+            reader, writer = _Row(e, at, inside), _Row(e, at, _first_lanes(e, b.sub(a[9], at)))
+            with cgutils.for_range(b, a[6], intp=I64) as row:
+                value = reader.load(b.gep(source, [b.mul(row.index, a[2])]))
+                writer.store(value, b.gep(target, [b.mul(row.index, a[5])]))
+        return context.get_dummy_value()
+
+    return types.void(src, size, size, dst, size, size, size, size, size, size), codegen
+
+
+@intrinsic
 def copy_every_second(typingctx: Any, src: Any, s0: Any, dst: Any, d0: Any, n: Any) -> Any:
     """dst[d0 + i] = src[s0 + 2*i], i < n. Reads nothing beyond src[s0 + 2*n - 2]."""
     dtype, size = element_dtype(src, dst), types.int64

@@ -50,9 +50,7 @@ def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
     W, OC = isa.width(spec.dtype), spec.OC // spec.groups
     vectors = -(-OC // W)
     packed = workspace.empty_aligned(spec.dtype, spec.groups * vectors * W * spec.K)
-    sizes = np.array(
-        [OC, spec.K, params.geometry[31], direct_plan.vector_blocks(int(params.geometry[31]), W)], np.int64
-    )
+    sizes = np.array([OC, spec.K, params.OCP, params.blocks], np.int64)
     threads.run(direct_kernels.pack_weights, spec.groups * vectors, (sizes, flat, packed), params.threads)
     return packed
 

@@ -6,51 +6,11 @@ from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.microkernel import gemm_block, gemm_channels
 from fastconv.cpu.rows import fill_row
 from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
-from fastconv.kernels.direct_plan import FIELDS, SECTIONS
+from fastconv.kernels.direct_plan import FIELDS
 from fastconv.kernels.epilogue import bias_of, store_channels, store_row
-from fastconv.kernels.pack import pack_row, pack_rows_last
+from fastconv.kernels.input_tile import TILE_FIELDS, cut_tile
 
-_ALL = FIELDS + SECTIONS
-
-
-@inline
-def _pack_tile(geometry, tables, x, n, channel, channels, od, oh0, ow0, dst, d0):  # type: ignore[no-untyped-def]
-    """Cut the padded input of one tile: dst[c][phase][row d][row h][column]."""
-    (
-        channels_last, _, _, _, _, _, _, C, _, G, _, ID, IH, IW, _, _, _, sd, sh, sw, _, _, lo, hd, hh, _, nd, nh, nw,
-        TH, _, _, pitch, plane, c_pitch, _, _, _, _, _, _, _, _, src_d, src_h, src_w, phase_d, phase_h, phase_w,
-    ) = unpack(geometry, _ALL)  # fmt: skip
-    count_d, count_h, count_w = src_h - src_d, src_w - src_h, phase_d - src_w
-    channels_all = C * G
-    for a in range(nd):
-        for b in range(nh):
-            for e in range(nw):
-                place = d0 + ((a * nh + b) * nw + e) * plane
-                first_w = ow0 * sw + tables[phase_w + e]
-                for i in range(1 + hd):
-                    at_d = (od + i) * sd + tables[phase_d + a]
-                    from_d = tables[src_d + at_d] if at_d < count_d else -1
-                    for j in range(TH + hh):
-                        at_h = (oh0 + j) * sh + tables[phase_h + b]
-                        from_h = tables[src_h + at_h] if at_h < count_h else -1
-                        row = place + (i * (TH + hh) + j) * pitch
-                        if from_d < 0 or from_h < 0:
-                            for c in range(channels):
-                                fill_row(dst, row + c * c_pitch, pitch)
-                        elif channels_last:
-                            x0 = (((n * ID + from_d) * IH + from_h) * IW) * channels_all + channel
-                            pack_rows_last(
-                                x, x0, channels_all, channels, tables, src_w, count_w, lo, IW, first_w, sw, pitch,
-                                dst, row, c_pitch,
-                            )  # fmt: skip
-                        else:
-                            for c in range(channels):
-                                x0 = (((n * channels_all + channel + c) * ID + from_d) * IH + from_h) * IW
-                                pack_row(
-                                    x, x0, 1, tables, src_w, count_w, lo, IW, first_w, sw, pitch, dst, row + c * c_pitch
-                                )
-    # The last vector of the last row may read past the tile: keep old scratch (denormals are slow) out of it.
-    fill_row(dst, d0 + channels * c_pitch, 8 * vector_width(dst))
+_ALL = TILE_FIELDS + FIELDS
 
 
 @inline
@@ -90,12 +50,6 @@ def _gemm_to_output(  # type: ignore[no-untyped-def]
 
 
 @inline
-def _pack_input(use_x, geometry, tables, x, n, channel, channels, od, oh0, ow0, scratch, mine):  # type: ignore[no-untyped-def]
-    if not use_x:
-        _pack_tile(geometry, tables, x, n, channel, channels, od, oh0, ow0, scratch, mine)
-
-
-@inline
 def _locate(task, parts, tiles_w, tiles_h, OD, G):  # type: ignore[no-untyped-def]
     """(n, g, od, tile row, tile column, part) of a task."""
     rest, part = divmod(task, parts)
@@ -112,9 +66,9 @@ def pixels(  # type: ignore[no-untyped-def]
 ):
     """C[oc, p] = sum_k weight[oc, k] * tile[off[k] + p]."""
     (
-        channels_last, in_place, reach, mr, block, per_thread, c_start, C, OC, G, taps,
-        ID, IH, IW, OD, OH, OW, _, _, _, _, _, _, _, _, _, _, _, _,
-        TH, TW, OCP, pitch, _, _, CB, c_row, _, KC, off_tile, off_input, _, _, _, _, _, _, _, _,
+        channels_last, _, ID, IH, IW, _, _, _, _, _, _, _, _, _, _, _, TH, pitch, _, c_pitch, _, _, _, _, _, _,
+        _, C, OC, G, taps, OD, OH, OW, TW, _, OCP, CB, in_place, reach, mr, block, KC, per_thread, c_start, c_row, _,
+        off_tile, off_input, _, _,
     ) = unpack(geometry, _ALL)  # fmt: skip
     W = vector_width(x)
     K = C * taps
@@ -139,7 +93,10 @@ def pixels(  # type: ignore[no-untyped-def]
         straight = not channels_last and (height == 1 or (pitch == OW and width == OW))
         for c in range(0, C, step):  # 1. channels that fit L2
             channels = min(step, C - c)
-            _pack_input(use_x, geometry, tables, x, n, g * C + c, channels, od, oh0, ow0, scratch, mine)
+            if not use_x:
+                cut_tile(geometry, tables, x, n, g * C + c, channels, od, oh0, ow0, scratch, mine)
+                # The last vector of the last row may read past the tile: keep old scratch (denormals are slow) out.
+                fill_row(scratch, mine + channels * c_pitch, 8 * W)
             for oc in range(oc0, oc_end, block):  # 2. a block of output channels
                 rows = min(block, oc_end - oc)
                 if straight and step >= C:
@@ -177,15 +134,58 @@ def pixels(  # type: ignore[no-untyped-def]
                                 )  # fmt: skip
 
 
+@inline
+def _store_pixels(  # type: ignore[no-untyped-def]
+    geometry, n, od, oh0, ow0, height, width, oc, channels, c_row, C, c0, turned, bias, residual, constants, out
+):
+    """Store a tile whose channels lie side by side in C, one pixel after another; `turned`: room for a transpose."""
+    (
+        channels_last, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _,
+        _, _, OC, G, _, OD, OH, OW, _, _, _, _, _, _, _, _, _, _, _, _, t_row, _, _, _, _,
+    ) = unpack(geometry, _ALL)  # fmt: skip
+    W = vector_width(C)
+    P = height * width
+    if channels_last:
+        for p in range(P):
+            i, j = divmod(p, width)
+            pixel = ((n * OD + od) * OH + oh0 + i) * OW + ow0 + j
+            store_channels(C, c0 + p * c_row, out, pixel * G * OC + oc, channels, bias, oc, residual, constants)
+        return
+    o_plane = OD * OH * OW
+    for r in range(0, channels, W):
+        base = (n * G * OC + oc + r) * o_plane + (od * OH + oh0) * OW + ow0
+        whole = P // W * W if channels - r >= W and (height == 1 or width == OW) else 0
+        for p in range(0, whole, W):  # pixels that follow each other in the output: straight there
+            transpose_block(C, c0 + p * c_row + r, c_row, out, base + p, o_plane)
+        if whole and (bias.size or residual.size or constants[0] != 0):
+            for i in range(W):
+                dst = base + i * o_plane
+                store_row(out, dst, out, dst, whole, bias_of(bias, oc + r + i), residual, constants)
+        if whole == P:
+            continue
+        for p in range(whole, P, W):  # C has room for whole vectors of pixels
+            transpose_block(C, c0 + p * c_row + r, c_row, C, turned + p - whole, t_row)
+        if whole:
+            _store_rows(
+                C, turned, t_row, P, base + whole, o_plane, P, 1, P - whole, min(W, channels - r), oc + r, bias,
+                residual, constants, out,
+            )  # fmt: skip
+        else:
+            _store_rows(
+                C, turned, t_row, width, base, o_plane, OW, height, width, min(W, channels - r), oc + r, bias,
+                residual, constants, out,
+            )  # fmt: skip
+
+
 @kernel
 def channels(  # type: ignore[no-untyped-def]
     thread, counter, tasks, geometry, tables, x, weight, bias, residual, constants, out, scratch
 ):
     """C[p, oc] = sum_k tile[at[p] + off[k]] * weight[k, oc]."""
     (
-        channels_last, in_place, _, _, blocks, per_thread, c_start, C, OC, G, taps,
-        ID, IH, IW, OD, OH, OW, sd, sh, sw, _, _, _, _, _, _, _, _, _,
-        TH, TW, OCP, _, _, _, CB, _, t_row, KC, off_tile, off_input, at_full, at_last, _, _, _, _, _, _,
+        channels_last, _, ID, IH, IW, sd, sh, sw, _, _, _, _, _, nd, nh, nw, TH, _, plane, _, _, _, _, _, _, _,
+        N, C, OC, G, taps, OD, OH, OW, TW, together, OCP, CB, in_place, _, _, blocks, KC, per_thread, c_start, _, t_row,
+        off_tile, off_input, at_full, at_last,
     ) = unpack(geometry, _ALL)  # fmt: skip
     W = vector_width(x)
     K, channels_all, group_size = C * taps, C * G, (OC + W - 1) // W * W * C * taps
@@ -197,6 +197,8 @@ def channels(  # type: ignore[no-untyped-def]
         if task >= tasks:
             break
         n, g, od, th, tw, part = _locate(task, parts, tiles_w, tiles_h, OD, G)
+        n *= together
+        images = min(together, N - n)
         oh0, ow0 = th * TH, tw * TW
         height, width = min(TH, OH - oh0), min(TW, OW - ow0)
         P = height * width
@@ -212,54 +214,29 @@ def channels(  # type: ignore[no-untyped-def]
         turned = mine + per_thread - W * t_row
         for c in range(0, C, step):  # 1. channels that fit L2
             deep = min(step, C - c) * taps
-            _pack_input(in_place, geometry, tables, x, n, g * C + c, min(step, C - c), od, oh0, ow0, scratch, mine)
+            for i in range(0 if in_place else images):
+                place = mine + i * nd * nh * nw * plane
+                cut_tile(geometry, tables, x, n + i, g * C + c, min(step, C - c), od, oh0, ow0, scratch, place)
             for block in range(blocks):  # 2. a block of output channels
                 v0, v1 = block * vectors // blocks, (block + 1) * vectors // blocks
                 nv = v1 - v0
                 if nv == 0:
                     continue
-                c0 = sums if step >= C else sums + v0 * W * (TH * TW + W)
+                c0 = sums if step >= C else sums + v0 * W * (together * TH * TW + W)
                 b0 = g * group_size + (oc0 + v0 * W) * K + c * taps * nv * W
                 for k in range(0, deep, KC):  # 3. a chain of KC terms
                     gemm_channels(
-                        P, nv, A, a0, tables, at, tables, off + k, min(KC, deep - k), weight, b0 + k * nv * W,
+                        images * P, nv, A, a0, tables, at, tables, off + k, min(KC, deep - k), weight, b0 + k * nv * W,
                         scratch, c0, nv * W, k > 0 or c > 0,
                     )  # fmt: skip
                 if c + step < C:
                     continue
-                oc = g * OC + oc0 + v0 * W
-                rows = min(nv * W, oc_end - oc0 - v0 * W)
-                if channels_last:
-                    for p in range(P):
-                        i, j = divmod(p, width)
-                        pixel = ((n * OD + od) * OH + oh0 + i) * OW + ow0 + j
-                        store_channels(
-                            scratch, c0 + p * nv * W, out, pixel * G * OC + oc, rows, bias, oc, residual, constants
-                        )
-                    continue
-                for r in range(0, rows, W):
-                    base = ((n * G * OC + oc + r) * OD + od) * OH * OW + oh0 * OW + ow0
-                    whole = P // W * W if rows - r >= W and (height == 1 or width == OW) else 0
-                    for p in range(0, whole, W):  # pixels that follow each other in the output: straight there
-                        transpose_block(scratch, c0 + p * nv * W + r, nv * W, out, base + p, OD * OH * OW)
-                    if whole and (bias.size or residual.size or constants[0] != 0):
-                        for i in range(W):
-                            dst = base + i * OD * OH * OW
-                            store_row(out, dst, out, dst, whole, bias_of(bias, oc + r + i), residual, constants)
-                    if whole == P:
-                        continue
-                    for p in range(whole, P, W):  # C has room for whole vectors of pixels
-                        transpose_block(scratch, c0 + p * nv * W + r, nv * W, scratch, turned + p - whole, t_row)
-                    if whole:
-                        _store_rows(
-                            scratch, turned, t_row, P, base + whole, OD * OH * OW, P, 1, P - whole, min(W, rows - r),
-                            oc + r, bias, residual, constants, out,
-                        )  # fmt: skip
-                    else:
-                        _store_rows(
-                            scratch, turned, t_row, width, base, OD * OH * OW, OW, height, width, min(W, rows - r),
-                            oc + r, bias, residual, constants, out,
-                        )  # fmt: skip
+                for i in range(images):
+                    _store_pixels(
+                        geometry, n + i, od, oh0, ow0, height, width, g * OC + oc0 + v0 * W,
+                        min(nv * W, oc_end - oc0 - v0 * W), nv * W, scratch, c0 + i * P * nv * W, turned, bias,
+                        residual, constants, out,
+                    )  # fmt: skip
 
 
 @kernel

@@ -7,7 +7,7 @@ two vector loads a cycle) serves every CPU with a similar balance.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 
@@ -16,8 +16,8 @@ import numpy as np
 from fastconv.cpu import isa, workspace
 from fastconv.cpu.caches import cache_sizes
 from fastconv.cpu.microkernel import widest
-from fastconv.kernels import pack
 from fastconv.kernels.common import Cost, ceil_div, chain
+from fastconv.kernels.input_tile import TILE_FIELDS, InputTile
 from fastconv.spec import ConvSpec
 
 
@@ -26,13 +26,9 @@ class Tile:
     """One way of cutting the output; sizes in elements."""
 
     channels_form: bool
-    TH: int
-    TW: int
+    input: InputTile
     OCP: int  # output channels of one task
     in_place: bool
-    pitch: int  # between rows of the input tile
-    plane: int  # of one phase of one channel
-    c_pitch: int  # between channels
     CB: int  # channels packed at a time
     packed: int  # the input tile
     c_row: int  # between rows of C
@@ -50,6 +46,8 @@ class Params:
     form: str
     geometry: np.ndarray
     tables: np.ndarray
+    OCP: int
+    blocks: int  # channel form: into how many blocks of vectors OCP is dealt
     tasks: int
     threads: int
     per_thread: int
@@ -97,30 +95,22 @@ def _tile_cycles(rows: int, vectors: int, channels_form: bool, mr: int) -> float
     return total
 
 
-def _evaluate(
-    spec: ConvSpec, axes: tuple[pack.Axis, ...], channels_form: bool, in_place: bool, cut: tuple[int, int, int],
-    mr: int, threads: int,
-) -> Tile:  # fmt: skip
-    TH, TW, OCP = cut
+def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: bool, OCP: int, threads: int) -> Tile:
+    TH, TW, images = cut.TH, cut.TW, cut.images
     W, size = isa.width(spec.dtype), spec.itemsize
-    d, h, w = axes
+    d, h, w = cut.axes
     OD, OH, OW = spec.output3
     C, OC, K = spec.C // spec.groups, spec.OC // spec.groups, spec.K
-    pitch = spec.input3[2] if in_place and not channels_form and TW == OW else TW + w.halo
-    plane = (1 + d.halo) * (TH + h.halo) * pitch
-    phases = len(d.phases) * len(h.phases) * len(w.phases)
-    c_pitch = phases * plane
-    if c_pitch * size % 4096 < 64:
-        c_pitch += W  # channels a page apart would share the cache sets of L1
+    mr = row_tile(OC)
     L2 = cache_sizes()[1]
-    CB = C if in_place and channels_form else max(1, min(C, (L2 // 2) // (c_pitch * size)))
-    packed = 0 if in_place and channels_form else CB * c_pitch + 8 * W
-    P = TH * TW if channels_form else (TH - 1) * pitch + TW
+    CB = C if in_place and channels_form else max(1, min(C, (L2 // 2) // (cut.c_pitch * size)))
+    packed = 0 if in_place and channels_form else CB * cut.c_pitch + 8 * W
+    P = images * TH * TW if channels_form else (TH - 1) * cut.pitch + TW
     if channels_form:
         nv = ceil_div(ceil_div(OCP, W), vector_blocks(OCP, W))
         c_row = nv * W
         blocks = 1 if CB >= C else vector_blocks(OCP, W)
-        sums = blocks * (P + W) * c_row + (0 if spec.channels_last else W * transposed_row(P, W, size))
+        sums = blocks * (P + W) * c_row + (0 if spec.channels_last else W * transposed_row(TH * TW, W, size))
         vectors = -(-OCP // W)
         inner = _tile_cycles(P, nv, True, 8) * vectors / nv
         finish = (OCP / W) * P * (0.12 * W if spec.channels_last else 0.4 * W)
@@ -132,27 +122,20 @@ def _evaluate(
         rows = min(finished_together(spec, mr), OCP) if CB >= C else OCP
         sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
         inner = _tile_cycles(OCP, vectors, False, mr)
-        straight = (TH == 1 or (pitch == OW and TW == OW)) and not spec.channels_last
+        straight = (TH == 1 or (cut.pitch == OW and TW == OW)) and not spec.channels_last
         finish = OCP * TH * (0 if straight else 14 + TW / W * 3) * (3 if spec.channels_last else 1)
         finish += 40.0 * -(-OCP // mr) * -(-vectors // 3) * -(-K // chain(spec))
-    tasks = spec.N * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
-    packing = (
-        0.0
-        if in_place
-        else C * phases * (1 + d.halo) * (TH + h.halo) * (12 + pitch * (0.3 if w.phases == (0,) else 0.6))
-    )
+    tasks = -(-spec.N // images) * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
+    packing = 0.0 if in_place else cut.cycles(C)
     # Weights stream from L2, or from L3 once all of them together leave L2.
     streaming = OCP * K * size / (48 if spec.weight_bytes < L2 // 2 else 12) * (0.25 if channels_form else 1.0)
     # An input tile beyond half of L2 comes from L3 again for every block of output channels.
     resident = C * (1 + d.halo) * (TH * spec.stride3[1] + h.halo) * min(spec.input3[2], TW * spec.stride3[2] + w.halo)
-    resident = resident if in_place else packed
+    resident = images * resident if in_place else packed
     compute = inner * K * (1.5 if 2 * resident * size > L2 else 1.2 if (resident + sums) * size > L2 else 1.0)
     other = packing + streaming + finish + 400
     cycles = (compute + other) * -(-tasks // threads)
-    return Tile(
-        channels_form, TH, TW, OCP, in_place, pitch, plane, c_pitch, CB, packed, c_row, sums, tasks, compute,
-        other, cycles,
-    )  # fmt: skip
+    return Tile(channels_form, cut, OCP, in_place, CB, packed, c_row, sums, tasks, compute, other, cycles)
 
 
 def transposed_row(P: int, W: int, size: int) -> int:
@@ -170,119 +153,118 @@ def _pixels_in_place(spec: ConvSpec) -> bool:
     return not spec.channels_last and max(spec.stride3) == 1 and not any(map(any, spec.padding3))
 
 
-def _cuts(spec: ConvSpec, channels_form: bool, unit: int) -> Iterator[tuple[int, int, int]]:
-    """Tile heights and widths that divide the image evenly, and even splits of the output channels."""
-    _, OH, OW = spec.output3
-    OC, W = spec.OC // spec.groups, isa.width(spec.dtype)
+#: Pixels of one task beyond which weights are used often enough, and the sums leave L1.
+MANY_PIXELS = 512
+
+
+def _tiles(spec: ConvSpec) -> Iterator[InputTile]:
+    """Tile heights and widths that divide the image evenly, and small images together."""
+    OD, OH, OW = spec.output3
+    W = isa.width(spec.dtype)
     even = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 19, 24, 28, 32, 40, 56)
     heights = {-(-OH // n) for n in (*even, OH) if n <= OH}
     widths = {OW}
     if OW > 8 * W:
         widths |= {ceil_div(ceil_div(OW, n), W) * W for n in (2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 2048)}
-    parts = {min(OC, ceil_div(ceil_div(OC, n), unit) * unit) for n in (1, 2, 4, 8)}
-    line = _pixels_in_place(spec) and not channels_form
+    one = InputTile.of(spec, OH, OW)
     for TH in heights:
         for TW in widths:
-            if (TW < 3 * W and TW < OW) or (line and TW < OW and TH > 1):
-                continue  # rows of an input used in place keep its pitch: whole rows, or a part of one
+            if TW < 3 * W and TW < OW:
+                continue
             if TH * TW > 8192 and (TH, TW) != (1, min(widths)):
                 continue
-            for OCP in parts:
-                yield TH, TW, OCP
+            yield replace(one, TH=TH, TW=TW)
+    if OD == 1:
+        for images in (2, 4, 8, 16):
+            if images <= spec.N and images * OH * OW <= MANY_PIXELS:
+                yield replace(one, images=images)
 
 
-def choose(spec: ConvSpec, axes: tuple[pack.Axis, ...], threads: int, limit: int) -> Tile | None:
+def choose(spec: ConvSpec, threads: int, limit: int) -> Tile | None:
     """The cheapest tile of either form whose scratch fits `limit`; None if none does."""
     OC, W = spec.OC // spec.groups, isa.width(spec.dtype)
-    mr = row_tile(OC)
     best = None
     unpadded = not any(map(any, spec.padding3))
-    for channels_form in (False, True):
-        # The channel form may use any unpadded input where it lies, or pack it, which gathers strided pixels once.
-        choices = ([True, False] if unpadded else [False]) if channels_form else [_pixels_in_place(spec)]
-        for cut in _cuts(spec, channels_form, W if channels_form else mr):
-            for in_place in choices:
-                tile = _evaluate(spec, axes, channels_form, in_place, cut, mr, threads)
-                if (tile.packed + tile.sums + 2 * W) * spec.itemsize * threads > limit:
-                    continue
-                if best is None or tile.cycles < best.cycles:
-                    best = tile
+    parts = {
+        unit: {min(OC, ceil_div(ceil_div(OC, n), unit) * unit) for n in (1, 2, 4, 8)} for unit in (W, row_tile(OC))
+    }
+    for cut in _tiles(spec):
+        for channels_form in (False, True):
+            # The channel form may use any unpadded input where it lies, or pack it, which gathers strided pixels once.
+            places = ([True, False] if unpadded else [False]) if channels_form else [_pixels_in_place(spec)]
+            if not channels_form and cut.images > 1:
+                continue
+            if places == [True] and cut.TW < spec.output3[2] and cut.TH > 1:
+                continue  # rows of an input used in place keep its pitch: whole rows, or a part of one
+            for OCP in parts[W if channels_form else row_tile(OC)]:
+                for in_place in places:
+                    tile = _evaluate(spec, cut, channels_form, in_place, OCP, threads)
+                    if (tile.packed + tile.sums + 2 * W) * spec.itemsize * threads > limit:
+                        continue
+                    if best is None or tile.cycles < best.cycles:
+                        best = tile
     return best
 
 
-def _tables(spec: ConvSpec, axes: tuple[pack.Axis, ...], tile: Tile) -> list[np.ndarray]:
-    """off (tile), off (input in place), at (full tile), at (last tile of a row), sources and phases per axis."""
-    d, h, w = axes
-    C = spec.C // spec.groups
-    ID, IH, IW = spec.input3
-    nh, nw = len(h.phases), len(w.phases)
-    d_pitch, pixel = (tile.TH + h.halo) * tile.pitch, spec.C if spec.channels_last else 1
-
-    def offsets(channels: int, c_step: int, taps: list[int]) -> np.ndarray:
-        return (np.arange(channels, dtype=np.int64)[:, None] * c_step + np.array(taps, np.int64)).reshape(-1)
-
+def _tables(spec: ConvSpec, tile: Tile) -> list[np.ndarray]:
+    """off (tile), off (input in place), at (full tile), at (last tile of a row)."""
+    cut = tile.input
+    C, pixel = spec.C // spec.groups, spec.C if spec.channels_last else 1
+    _, IH, IW = spec.input3
     inside, tiled = np.empty(0, np.int64), np.empty(0, np.int64)
     if tile.packed:
-        taps = [
-            ((pd * nh + ph) * nw + pw) * tile.plane + qd * d_pitch + qh * tile.pitch + qw
-            for pd, qd in d.taps for ph, qh in h.taps for pw, qw in w.taps
-        ]  # fmt: skip
-        tiled = offsets(tile.CB, tile.c_pitch, taps)
+        tiled = np.add.outer(np.arange(tile.CB) * cut.c_pitch, cut.taps()).reshape(-1)
     if tile.in_place:
-        steps = [
-            [k * dilation for k in range(kernel)] for kernel, dilation in zip(spec.kernel3, spec.dilation3, strict=True)
-        ]
-        taps = [((a * IH + b) * IW + c) * pixel for a in steps[0] for b in steps[1] for c in steps[2]]
-        inside = offsets(C, 1 if spec.channels_last else ID * IH * IW, taps[::-1] if spec.flip else taps)
-    pixels = []
+        a, b, c = (np.arange(k) * dilation for k, dilation in zip(spec.kernel3, spec.dilation3, strict=True))
+        taps = (np.add.outer(np.add.outer(a * IH, b) * IW, c) * pixel).reshape(-1)
+        step = 1 if spec.channels_last else prod(spec.input3)
+        inside = np.add.outer(np.arange(C) * step, taps[::-1] if spec.flip else taps).reshape(-1)
+    pixels = [np.empty(0, np.int64)] * 2
     if tile.channels_form:
         OW = spec.output3[2]
         _, sh, sw = spec.stride3
-        row, column = (sh * IW * pixel, sw * pixel) if tile.in_place else (tile.pitch, 1)
-        for width in (tile.TW, (OW - 1) % tile.TW + 1):
-            places = np.arange(tile.TH, dtype=np.int64)[:, None] * row + np.arange(width, dtype=np.int64) * column
-            pixels.append(places.reshape(-1))
-    else:
-        pixels = [np.empty(0, np.int64)] * 2
-    return [tiled, inside, *pixels, *(a.sources for a in axes), *(np.array(a.phases, np.int64) for a in axes)]
+        image, row, column = cut.phases * cut.plane, cut.pitch, 1
+        if tile.in_place:
+            image, row, column = spec.C * prod(spec.input3), sh * IW * pixel, sw * pixel
+        for i, width in enumerate((cut.TW, (OW - 1) % cut.TW + 1)):
+            places = np.add.outer(np.arange(cut.TH) * row, np.arange(width) * column)
+            pixels[i] = np.add.outer(np.arange(cut.images) * image, places).reshape(-1)
+    return [tiled, inside, *pixels]
 
 
 #: Operations below which one thread is done before another has woken up: 6 us at 170 GFLOP/s.
 SMALL = 1e6
 
-#: The geometry array's fields, in the order in which the kernels unpack it; then the starts of `_tables`.
-FIELDS = 39
-SECTIONS = 10
+#: The kernels' own fields, in the order in which they unpack them, behind those of the tile; then starts of tables.
+FIELDS = 25
 
 
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     """Everything `direct.run` needs, or why the problem cannot be cut to fit `limit`."""
     full, spec = spec, as_line(spec)
     threads = threads if spec.flops > SMALL else 1
-    axes = (pack.axis(spec, 0), pack.axis(spec, 1), pack.axis(spec, 2))
-    d, h, w = axes
     C, OC, G = spec.C // spec.groups, spec.OC // spec.groups, spec.groups
-    tile = choose(spec, axes, threads, limit)
+    tile = choose(spec, threads, limit)
     if tile is None:
         return f"its smallest tile exceeds the workspace limit of {limit} bytes"
-    sections = _tables(spec, axes, tile)
-    starts = np.cumsum([0, *(len(s) for s in sections)])[:SECTIONS]
+    cut = tile.input
+    sections = [*cut.tables(), *_tables(spec, tile)]
+    starts = np.cumsum([0, *(len(s) for s in sections)])[-5:-1]
     W, size = isa.width(spec.dtype), spec.itemsize
     c_start = workspace.aligned(tile.packed, size)
     per_thread = c_start + workspace.aligned(tile.sums, size)
     mr = row_tile(OC)
-    reach = int(sections[1].max()) if tile.in_place else 0
+    reach = int(sections[-3].max()) if tile.in_place else 0
     block = vector_blocks(tile.OCP, W) if tile.channels_form else finished_together(spec, mr)
     geometry = np.array(
         [
-            spec.channels_last, tile.in_place, reach, mr, block, per_thread, c_start, C, OC, G, spec.K // C,
-            *spec.input3, *spec.output3, *spec.stride3, *(lo for lo, _ in spec.padding3), d.halo, h.halo, w.halo,
-            len(d.phases), len(h.phases), len(w.phases), tile.TH, tile.TW, tile.OCP, tile.pitch, tile.plane,
-            tile.c_pitch, tile.CB, tile.c_row, transposed_row(tile.TH * tile.TW, W, size), chain(spec), *starts,
+            *cut.geometry(), spec.N, C, OC, G, spec.K // C, *spec.output3, cut.TW, cut.images, tile.OCP, tile.CB,
+            tile.in_place, reach, mr, block, chain(spec), per_thread, c_start, tile.c_row,
+            transposed_row(cut.TH * cut.TW, W, size), *starts,
         ],
         np.int64,
     )  # fmt: skip
-    assert len(geometry) == FIELDS + SECTIONS
+    assert len(geometry) == TILE_FIELDS + FIELDS
     per_cycle = 4.0 * W * tile.tasks  # operations at peak: two vector multiply-adds a cycle
     cost = Cost(
         flops=per_cycle * tile.compute,
@@ -292,5 +274,6 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     )
     form = "channels" if tile.channels_form else "pixels"
     return Params(
-        form, geometry, np.concatenate(sections), tile.tasks, threads, per_thread, per_thread * threads * size, cost
-    )
+        form, geometry, np.concatenate(sections), tile.OCP, block, tile.tasks, threads, per_thread,
+        per_thread * threads * size, cost,
+    )  # fmt: skip
