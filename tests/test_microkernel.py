@@ -38,7 +38,7 @@ def _tile(mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumula
 
 @kernel
 def _tile_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate):
-    microkernel_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate)
+    microkernel_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate, 0, 0)
 
 
 @kernel

@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from fastconv.cpu import isa
 from fastconv.cpu.jit import inline
-from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, prefetch, vector_width
+from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, prefetch_line, vector_width
 
 # (MR, NV): accumulators + NV vectors of B + one broadcast must fit the registers, and a step's MR + 2 NV loads (an
 # unaligned vector costs two cache lines) should take no longer than its MR * NV multiply-adds. With 32 registers
@@ -139,20 +139,24 @@ def microkernel(
 @intrinsic
 def microkernel_channels(
     typingctx: Any, mr: Any, nv: Any, A: Any, a0: Any, at: Any, p0: Any, off: Any, k0: Any, K: Any, B: Any, b0: Any,
-    C: Any, c0: Any, c_row: Any, accumulate: Any,
+    C: Any, c0: Any, c_row: Any, accumulate: Any, ahead: Any, step: Any,
 ) -> Any:  # fmt: skip
-    """C[c0 + i*c_row + j] (+)= sum_k A[a0 + at[p0 + i] + off[k0 + k]] * B[b0 + k*nv*W + j], 0 <= k < K, K >= 1."""
+    """C[c0 + i*c_row + j] (+)= sum_k A[a0 + at[p0 + i] + off[k0 + k]] * B[b0 + k*nv*W + j], 0 <= k < K, K >= 1.
+
+    Step k asks for the cache line of B[ahead + k*step] to be brought into L2.
+    """
     dtype = element_dtype(A, B, C)
     n = types.int64
-    signature = types.void(n, n, A, n, at, n, off, n, n, B, n, C, n, n, types.boolean)
+    signature = types.void(n, n, A, n, at, n, off, n, n, B, n, C, n, n, types.boolean, n, n)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         e = Emitter(b, dtype)
-        mr_, nv_, A_, a0_, at_, p0_, off_, k0_, K_, B_, b0_, C_, c0_, c_row_, accumulate_ = args
+        mr_, nv_, A_, a0_, at_, p0_, off_, k0_, K_, B_, b0_, C_, c0_, c_row_, accumulate_, ahead_, step_ = args
         pa = array_pointer(context, b, sig.args[2], A_, a0_)
         pp = array_pointer(context, b, sig.args[4], at_, p0_)
         po = array_pointer(context, b, sig.args[6], off_, k0_)
         pb = array_pointer(context, b, sig.args[9], B_, b0_)
+        next_b = array_pointer(context, b, sig.args[9], B_, ahead_)
         pc = array_pointer(context, b, sig.args[11], C_, c0_)
 
         def emit(mr: int, nv: int) -> None:
@@ -160,6 +164,7 @@ def microkernel_channels(
 
             def step(k: Any) -> tuple[list[Any], Any]:
                 place = b.load(b.gep(po, [k]))
+                prefetch_line(b, b.gep(next_b, [b.mul(k, step_)]))
                 return [b.gep(pixel, [place]) for pixel in pixels], b.gep(pb, [b.mul(k, i64(nv * e.width))])
 
             _emit_tile(e, mr, nv, step, pc, c_row_, K_, accumulate_)
@@ -215,19 +220,21 @@ def gemm_block(rows, cols, mr, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_
 def gemm_channels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate):  # type: ignore[no-untyped-def]
     """The channel form over `pixels` rows of C and `nv` vectors of packed B, `nv` at most the widest tile's.
 
-    Meanwhile the block of B behind this one, which is next, is brought into L2, a share with each tile.
+    Meanwhile the block of B behind this one, which is next, is brought into L2: a cache line with each step, until
+    all of it is there.
     """
     mr, i = 8, 0
     size = K * nv * vector_width(B)
-    step = 6 * size // max(pixels, 1)
-    lines = step * B.itemsize // 64 + 1
-    ahead = b0 + size
+    ahead, end, step = b0 + size, b0 + 2 * size, 64 // B.itemsize
     while i < pixels:
         while mr > pixels - i or widest_tile(mr) < nv:
             mr -= 1
-        prefetch(B, ahead, lines)
-        ahead += step
-        microkernel_channels(mr, nv, A, a0, at, p0 + i, off, k0, K, B, b0, C, c0 + i * c_row, c_row, accumulate)
+        if ahead >= end:
+            ahead, step = b0, 0
+        microkernel_channels(
+            mr, nv, A, a0, at, p0 + i, off, k0, K, B, b0, C, c0 + i * c_row, c_row, accumulate, ahead, step
+        )
+        ahead += K * step
         i += mr
 
 

@@ -179,19 +179,10 @@ def unpack(typingctx: Any, array: Any, count: Any) -> Any:
     return types.UniTuple(array.dtype, n)(array, count), codegen
 
 
-@intrinsic
-def prefetch(typingctx: Any, array: Any, index: Any, lines: Any) -> Any:
-    """Ask for `lines` cache lines from ``array[index]`` on to be brought into L2; places beyond the end do no harm."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = array_pointer(context, builder, sig.args[0], args[0], args[1])
-        start = builder.bitcast(start, ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [start.type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, into_l2, data = (ir.Constant(I32, v) for v in (0, 2, 1))
-        with cgutils.for_range(builder, args[2], intp=I64) as loop:
-            line = builder.gep(start, [builder.mul(loop.index, i64(64))])
-            builder.call(function, [line, read, into_l2, data])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, types.int64), codegen
+def prefetch_line(builder: Any, pointer: Any) -> None:
+    """Ask for the cache line at `pointer` to be brought into L2; an address that does not exist does no harm."""
+    pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, into_l2, data = (ir.Constant(I32, v) for v in (0, 2, 1))
+    builder.call(function, [pointer, read, into_l2, data])
