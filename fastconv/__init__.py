@@ -1,22 +1,36 @@
 """Fast N-d convolution on the CPU in pure Python, compiled by Numba, with a dispatcher that explains itself."""
 
+from fastconv import grad
 from fastconv.conv import conv1d, conv2d, conv3d
 from fastconv.cpu.threads import get_num_threads, set_num_threads
 from fastconv.prepared import PreparedConv, prepare
+from fastconv.transpose import (
+    PreparedConvTranspose,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    prepare_transpose,
+)
 
 # Last: the function `plan` takes the place of the subpackage of that name, which is loaded by now.
 from fastconv.planning import autotune, explain, plan  # isort: skip
 
 __all__ = [
     "PreparedConv",
+    "PreparedConvTranspose",
     "autotune",
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "explain",
     "get_num_threads",
+    "grad",
     "plan",
     "prepare",
+    "prepare_transpose",
     "set_num_threads",
     "show_versions",
 ]

@@ -49,12 +49,15 @@ SUPPORTED = (*_FLOATS, *_LARGEST)
 _NATIVE = frozenset(map(np.dtype, SUPPORTED))
 
 
-def numbers(x: np.dtype, weight: np.dtype) -> Numbers:
-    """The dtypes of a convolution of these inputs; TypeError if they cannot be mixed."""
+def numbers(x: np.dtype, weight: np.dtype, names: tuple[str, str] = ("x", "weight")) -> Numbers:
+    """The dtypes of a convolution of these inputs, called `names`; TypeError if they cannot be mixed."""
     if x.name in _LARGEST and weight.name in _LARGEST:  # int8 and uint8 may be mixed, as quantised networks do
         return Numbers("int32", np.dtype(np.int32), False, _LARGEST[x.name] * _LARGEST[weight.name])
     if x != weight:
-        raise TypeError(f"x and weight must have the same dtype, got x {x.name} and weight {weight.name}")
+        first, second = names
+        raise TypeError(
+            f"{first} and {second} must have the same dtype, got {first} {x.name} and {second} {weight.name}"
+        )
     kernel, result = _FLOATS[x.name]
     return Numbers(kernel, np.dtype(result), x.kind == "c", 0)
 

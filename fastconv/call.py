@@ -27,7 +27,7 @@ CACHE_LIMIT = 1024
 _AXES = {1: "L", 2: "HW", 3: "DHW"}
 
 
-def remember(calls: dict[Any, Call], key: Any, call: Call) -> None:
+def remember(calls: dict[Any, Any], key: Any, call: Any) -> None:
     """Store a call, if its key can be one; a full cache starts afresh."""
     if len(calls) >= CACHE_LIMIT:
         calls.clear()
@@ -124,6 +124,23 @@ def build_plan(spec: ConvSpec, options: Options, prepared: bool) -> Plan:
     )
 
 
+Order = tuple[int, ...] | None
+
+
+def orders(axes: int, ndim: int, last: bool, channels_last: bool) -> tuple[Order, Order]:
+    """Arguments of `transpose` from the caller's axes to memory order and back; None where they are the same.
+
+    `axes` counts the axes of the array, `last` says that the caller's channels come last, `channels_last` that memory's
+    do.
+    """
+    if channels_last == last:
+        return None, None
+    channel = axes - ndim - 1
+    backward = (*range(channel), *range(channel + 1, axes), channel)  # the channel axis goes last
+    forward = (*range(channel), axes - 1, *range(channel, axes - 1))  # the last axis becomes the channels
+    return (backward, forward) if channels_last else (forward, backward)
+
+
 class Call:
     """One convolution bound to shapes, dtypes, memory orders and options; the data comes with each call."""
 
@@ -150,17 +167,7 @@ class Call:
         self.prepare = partial(plan.module.prepare, plan.spec, plan.params)
         self.empty = spec.N == 0
 
-        # x.transpose(to_memory) and result.transpose(from_memory) switch between the caller's axes and memory order.
-        axes = x.ndim
-        channel, spatial = axes - ndim - 1, tuple(range(axes - ndim, axes))
-        if channels_last == last:
-            self.to_memory = self.from_memory = None
-        elif channels_last:
-            self.to_memory = (*range(channel), *spatial, channel)
-            self.from_memory = (*range(channel), axes - 1, *range(channel, axes - 1))
-        else:
-            self.to_memory = (*range(channel), axes - 1, *range(channel, axes - 1))
-            self.from_memory = (*range(channel), *spatial, channel)
+        self.to_memory, self.from_memory = orders(x.ndim, ndim, last, channels_last)
 
         OC = weight.shape[0]
         self.OC = OC

@@ -16,11 +16,11 @@ ROOT = Path(fastconv.__file__).parent
 
 #: From the ground up. A module may import from its own floor and from those below.
 FLOORS = [
-    ["spec", "arrays"],
+    ["spec", "arrays", "adjoint"],
     ["cpu"],
     ["kernels"],
     ["plan"],
-    ["call", "planning", "conv", "prepared"],
+    ["call", "gradient_call", "planning", "conv", "prepared", "grad", "transpose"],
     ["nn"],
     ["bench", "demo", "integrations", "cli", "__main__"],
 ]

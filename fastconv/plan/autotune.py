@@ -17,6 +17,7 @@ def autotune_spec(
     threads: int | None = None,
     workspace_limit: int | None = None,
     seconds: float = 1.0,
+    direction: str = "forward",
 ) -> Plan:
     """Time the algorithms that accept a problem and write the times to the wisdom file.
 
@@ -26,7 +27,7 @@ def autotune_spec(
     ----------
     spec : ConvSpec
         The problem.
-    algorithm, accuracy, threads, workspace_limit
+    algorithm, accuracy, threads, workspace_limit, direction
         As for `plan_spec`; only algorithms that these allow are timed.
     seconds : float
         Time to spend, compilation not counted. Each algorithm is run at least three times; those predicted to be
@@ -39,16 +40,19 @@ def autotune_spec(
     """
 
     def plan() -> Plan:
-        return plan_spec(spec, algorithm=algorithm, accuracy=accuracy, threads=threads, workspace_limit=workspace_limit)
+        return plan_spec(
+            spec, algorithm=algorithm, accuracy=accuracy, threads=threads, workspace_limit=workspace_limit,
+            direction=direction,
+        )  # fmt: skip
 
     request = plan().request
     found = consider(request, only=None if algorithm == "auto" else algorithm)
-    times = time_all(request.spec, found, seconds)
+    times = time_all(request, found, seconds)
     learned = {}
     for candidate in found:
         if candidate.name in times:
             learned[candidate.name] = _best_variant(request, candidate, times[candidate.name], seconds / len(times))
-    wisdom.remember(request.spec, request.threads, learned)
+    wisdom.remember(request.spec, request.threads, learned, direction)
     return plan()
 
 
@@ -58,6 +62,8 @@ def _best_variant(request: Request, candidate: Candidate, usual: Timing, budget:
     if not others:
         return wisdom.Measured(*usual)
     contenders = {"": candidate.params} | others
-    times = measure(request.spec, [(candidate.module, params) for params in contenders.values()], budget)
+    times = measure(
+        request.spec, [(candidate.module, params) for params in contenders.values()], budget, request.direction
+    )
     timing, name = min(zip(times, contenders, strict=True))
     return wisdom.Measured(*timing, name)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from fastconv.kernels import depthwise, direct, fft, im2col, reference
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue
+from fastconv.kernels.transpose import Phases
+from fastconv.kernels.weight_swapped import Swapped
 from fastconv.spec import ConvSpec
+
+#: What is computed of a convolution: its output, or the gradient of its input or of its weight.
+Direction = Literal["forward", "input", "weight"]
 
 
 class Algorithm(Protocol):
     """What a module in `kernels/` must offer to be a candidate.
+
+    The spec is always that of the forward pass. For the input gradient x and out are the gradients of the output and
+    of the input. For the weight gradient there is neither `prepare` nor an epilogue: see `WeightAlgorithm`.
 
     It may also offer ``variants(spec, threads, limit) -> dict[str, parameters]``: other blockings worth measuring; and
     ``prepare_cost(spec, params) -> Cost``, where preparing weights is more than copying them.
@@ -32,13 +40,28 @@ class Algorithm(Protocol):
     def cost(self, spec: ConvSpec, params: Any) -> Cost:
         """The work it would do."""
 
-    def prepare(self, spec: ConvSpec, params: Any, weight: np.ndarray) -> np.ndarray:
+    def prepare(self, spec: ConvSpec, params: Any, weight: np.ndarray) -> Any:
         """The weights in the form that `run` reads."""
 
-    def run(
-        self, spec: ConvSpec, params: Any, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue
-    ) -> None:
+    def run(self, spec: ConvSpec, params: Any, x: np.ndarray, packed: Any, out: np.ndarray, epilogue: Epilogue) -> None:
         """Compute `out`."""
+
+
+class WeightAlgorithm(Protocol):
+    """What a module in `kernels/` must offer to compute weight gradients."""
+
+    NAME: str
+    ACCURACY: str
+    ERROR_BOUND: float
+
+    def refuses(self, spec: ConvSpec) -> str | None: ...
+
+    def parameters(self, spec: ConvSpec, threads: int, limit: int) -> Any: ...
+
+    def cost(self, spec: ConvSpec, params: Any) -> Cost: ...
+
+    def run(self, spec: ConvSpec, params: Any, x: np.ndarray, grad_output: np.ndarray, out: np.ndarray) -> None:
+        """Write the gradient of the weight as it is stored, (OC, C // groups, *kernel), to `out`."""
 
 
 #: Fastest first where each is at home: equal predictions go to the earlier one. The reference takes everything.
@@ -51,6 +74,26 @@ CANDIDATES: tuple[Algorithm, ...] = (
 )  # fmt: skip
 
 
-def names() -> tuple[str, ...]:
+#: The input gradient is the forward pass of each phase.
+INPUT: tuple[Algorithm, ...] = tuple(Phases(module) for module in CANDIDATES)
+
+#: The weight gradient has kernels of its own; the last two are forward passes with exchanged operands.
+WEIGHT: tuple[WeightAlgorithm, ...] = (
+    Swapped(fft),
+    Swapped(im2col),
+    Swapped(reference),
+)
+
+DIRECTIONS = ("forward", "input", "weight")
+
+
+def table(direction: str = "forward") -> tuple[Any, ...]:
+    """The algorithms that compete for a direction."""
+    if direction == "forward":
+        return CANDIDATES
+    return INPUT if direction == "input" else WEIGHT
+
+
+def names(direction: str = "forward") -> tuple[str, ...]:
     """Names of the algorithms, in the order of the table."""
-    return tuple(module.NAME for module in CANDIDATES)
+    return tuple(module.NAME for module in table(direction))

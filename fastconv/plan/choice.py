@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fastconv.plan import calibrate, candidates, cost, wisdom
-from fastconv.plan.candidates import Algorithm
 from fastconv.plan.measure import Timing, measure
 from fastconv.spec import ConvSpec
 
@@ -33,13 +32,14 @@ class Request:
     threads: int
     workspace_limit: int
     prepared: bool = True
+    direction: str = "forward"
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """An algorithm's answer: parameters and seconds, or the reason why it cannot take the problem."""
 
-    module: Algorithm
+    module: Any
     params: Any = None
     predicted: float = math.inf
     measured: float | None = None
@@ -53,12 +53,12 @@ class Candidate:
 def consider(request: Request, only: str | None = None) -> list[Candidate]:
     """Ask the algorithms of the table, or only the one named."""
     machine = calibrate.machine()
-    known = wisdom.lookup(request.spec, request.threads)
-    modules = [module for module in candidates.CANDIDATES if only in (None, module.NAME)]
+    known = wisdom.lookup(request.spec, request.threads, request.direction)
+    modules = [module for module in candidates.table(request.direction) if only in (None, module.NAME)]
     return [_ask(module, request, machine, known.get(module.NAME)) for module in modules]
 
 
-def _ask(module: Algorithm, request: Request, machine: cost.Machine, known: wisdom.Measured | None) -> Candidate:
+def _ask(module: Any, request: Request, machine: cost.Machine, known: wisdom.Measured | None) -> Candidate:
     spec, threads, limit = request.spec, request.threads, request.workspace_limit
     reason = module.refuses(spec)
     if reason is None and ACCURACIES.index(module.ACCURACY) > ACCURACIES.index(request.accuracy):
@@ -70,20 +70,21 @@ def _ask(module: Algorithm, request: Request, machine: cost.Machine, known: wisd
         return Candidate(module, reason=params)
     if known is not None and known.variant:
         params = variants(module, spec, threads, limit).get(known.variant, params)
-    predicted = cost.seconds(module.NAME, module.cost(spec, params), spec, threads, machine)
+    name = cost.rates_name(module.NAME, request.direction)
+    predicted = cost.seconds(name, module.cost(spec, params), spec, threads, machine)
     if not request.prepared:
         predicted += _prepare_seconds(module, request, params, machine)
     return Candidate(module, params, predicted, None if known is None else known.total(request.prepared))
 
 
-def _prepare_seconds(module: Algorithm, request: Request, params: Any, machine: cost.Machine) -> float:
+def _prepare_seconds(module: Any, request: Request, params: Any, machine: cost.Machine) -> float:
     work = getattr(module, "prepare_cost", None)
     if work is None:
         return 0.0
     return cost.seconds(module.NAME, work(request.spec, params), request.spec, request.threads, machine)
 
 
-def variants(module: Algorithm, spec: ConvSpec, threads: int, limit: int) -> dict[str, Any]:
+def variants(module: Any, spec: ConvSpec, threads: int, limit: int) -> dict[str, Any]:
     """Other blockings that the algorithm offers for measuring, by name."""
     offered = getattr(module, "variants", None)
     return {} if offered is None else offered(spec, threads, limit)
@@ -106,11 +107,11 @@ def model_error(found: list[Candidate]) -> float:
     return min((c.measured / c.predicted for c in found if c.measured is not None), default=1.0)
 
 
-def time_all(spec: ConvSpec, found: list[Candidate], budget: float = 1.0) -> dict[str, Timing]:
+def time_all(request: Request, found: list[Candidate], budget: float = 1.0) -> dict[str, Timing]:
     """The candidates' times measured now, by name; those that refuse or are hopelessly slow are left out."""
     limit = max(SHORT, HOPELESS * min(c.predicted for c in found))
     timed = [c for c in found if c.reason is None and c.predicted <= limit]
-    times = measure(spec, [(c.module, c.params) for c in timed], budget)
+    times = measure(request.spec, [(c.module, c.params) for c in timed], budget, request.direction)
     return {c.name: timing for c, timing in zip(timed, times, strict=True)}
 
 

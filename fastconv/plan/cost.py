@@ -40,10 +40,17 @@ RATES = {
     "im2col": Rates(efficiency=0.67, transform=0.026, memory=0.55, call=3.8e-6, plane=2e-6),
     "reference": Rates(efficiency=0.0045, transform=0.01, memory=0.0, call=3e-6, plane=0.0),
 }
+# The weight gradient's algorithms stand under "weight <name>"; those of the input gradient are the forward pass's.
 UNKNOWN = Rates(0.5, 0.03, 0.5, 5e-6, 0.5e-6)  # an algorithm nobody has fitted yet
 
 #: Seconds to wake the other threads and wait for the last: a prange launch of 2 us, and their caches start cold.
 LAUNCH = 5e-6
+
+
+def rates_name(algorithm: str, direction: str) -> str:
+    """The key of `RATES` for an algorithm in a direction."""
+    key = f"weight {algorithm}"
+    return key if direction == "weight" and key in RATES else algorithm
 
 
 @dataclass(frozen=True)

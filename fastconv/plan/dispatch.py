@@ -17,7 +17,6 @@ from fastconv.cpu import store
 from fastconv.cpu.threads import get_num_threads
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.plan import candidates
-from fastconv.plan.candidates import Algorithm
 from fastconv.plan.choice import ACCURACIES, Candidate, Request, choose, consider
 from fastconv.plan.explain import Explanation, explain_request, size
 from fastconv.spec import ConvSpec
@@ -62,15 +61,27 @@ class Plan:
     predicted: float
     measured: float | None
     request: Request
-    module: Algorithm
+    module: Any
+
+    @property
+    def direction(self) -> str:
+        """What is computed: "forward", or the gradient of the "input" or of the "weight"."""
+        return self.request.direction
 
     def prepare(self, weight: np.ndarray) -> np.ndarray:
         """The weights (contiguous, of the spec's dtype) in the form that `run` reads."""
         return self.module.prepare(self.spec, self.params, weight)
 
     def run(self, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
-        """Compute: x and out are flat in the spec's memory order, `packed` comes from `prepare`."""
+        """Compute: x and out are flat in the spec's memory order, `packed` comes from `prepare`.
+
+        For an input gradient x and out are the gradients of the output and of the input.
+        """
         self.module.run(self.spec, self.params, x, packed, out, epilogue)
+
+    def run_weight(self, x: np.ndarray, grad_output: np.ndarray, out: np.ndarray) -> None:
+        """Compute a weight gradient from x and the output's gradient, both flat in the spec's memory order."""
+        self.module.run(self.spec, self.params, x, grad_output, out)
 
     def explain(self, measure: bool = False) -> Explanation:
         """Why this algorithm was chosen; with `measure`, every algorithm is timed now."""
@@ -78,8 +89,9 @@ class Plan:
 
     def __repr__(self) -> str:
         seconds, how = (self.predicted, "predicted") if self.measured is None else (self.measured, "measured")
+        what = "" if self.direction == "forward" else f"{self.direction} gradient of "
         return (
-            f"Plan({self.spec}: {self.algorithm}, {self.threads} thread{'s' if self.threads > 1 else ''}, "
+            f"Plan({what}{self.spec}: {self.algorithm}, {self.threads} thread{'s' if self.threads > 1 else ''}, "
             f"workspace {size(self.workspace)}, {seconds * 1e3:.3g} ms {how})"
         )
 
@@ -92,6 +104,7 @@ def plan_spec(
     threads: int | None = None,
     workspace_limit: int | None = None,
     prepared: bool = True,
+    direction: str = "forward",
 ) -> Plan:
     """The plan for a problem, from the cache if it was asked for before.
 
@@ -110,6 +123,8 @@ def plan_spec(
         Bytes of scratch memory that a call may use, 256 MiB by default.
     prepared : bool
         Whether weights are prepared once for many calls; if not, the time this takes counts in the choice.
+    direction : {"forward", "input", "weight"}
+        What to compute: the convolution, or the gradient of its input or of its weight.
 
     Raises
     ------
@@ -118,7 +133,7 @@ def plan_spec(
     """
     count = get_num_threads() if threads is None else threads
     # The edition makes plans stale when calibration or wisdom have changed.
-    return _plan(spec, algorithm, accuracy, count, workspace_limit, prepared, store.edition)
+    return _plan(spec, algorithm, accuracy, count, workspace_limit, prepared, direction, store.edition)
 
 
 def clear() -> None:
@@ -139,9 +154,10 @@ def _plan(
     threads: int,
     workspace_limit: int | None,
     prepared: bool,
+    direction: str,
     edition: int,
 ) -> Plan:
-    request = _request(spec, algorithm, accuracy, threads, workspace_limit, prepared)
+    request = _request(spec, algorithm, accuracy, threads, workspace_limit, prepared, direction)
     found = consider(request, only=None if algorithm == "auto" else algorithm)
     best = choose(found)
     if best is None:
@@ -168,9 +184,13 @@ def _refusals(found: list[Candidate]) -> str:
     return "; ".join(f"{c.name}: {c.reason}" for c in found if c.reason is not None)
 
 
-def _request(spec: ConvSpec, algorithm: Any, accuracy: Any, threads: Any, limit: Any, prepared: bool) -> Request:
+def _request(
+    spec: ConvSpec, algorithm: Any, accuracy: Any, threads: Any, limit: Any, prepared: bool, direction: str
+) -> Request:
     """Arguments validated; the empty batch replaced, because no algorithm has to know about it."""
-    names = candidates.names()
+    if direction not in candidates.DIRECTIONS:
+        raise ValueError(f"direction must be one of {', '.join(candidates.DIRECTIONS)}, got {direction!r}")
+    names = candidates.names(direction)
     if algorithm not in ("auto", *names):
         raise ValueError(f"algorithm must be 'auto' or one of {', '.join(names)}, got {algorithm!r}")
     if accuracy not in ACCURACIES:
@@ -178,7 +198,7 @@ def _request(spec: ConvSpec, algorithm: Any, accuracy: Any, threads: Any, limit:
     limit = WORKSPACE_LIMIT if limit is None else _integer("workspace_limit", limit, 0)
     if spec.N == 0:
         spec = replace(spec, N=1)
-    return Request(spec, algorithm, accuracy, _integer("threads", threads, 1), limit, prepared)
+    return Request(spec, algorithm, accuracy, _integer("threads", threads, 1), limit, prepared, direction)
 
 
 def _integer(name: str, value: Any, least: int) -> int:

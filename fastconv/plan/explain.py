@@ -109,7 +109,7 @@ def explain_request(request: Request, measure: bool = False) -> Explanation:
     spec, threads = request.spec, request.threads
     found = consider(request)
     if measure:
-        found = with_times(found, time_all(spec, found), request.prepared)
+        found = with_times(found, time_all(request, found), request.prepared)
     asked = [c for c in found if request.algorithm in ("auto", c.name)]
     chosen = choose(asked)
     correction = model_error(found)
@@ -132,11 +132,13 @@ def explain_request(request: Request, measure: bool = False) -> Explanation:
         )
 
     found.sort(key=lambda c: (c is not chosen, expected(c, correction)))
-    shape = "x".join(map(str, spec.out_shape))
+    result = {"forward": spec.out_shape, "input": spec.x_shape, "weight": spec.weight_shape}[request.direction]
+    shape = "x".join(map(str, result))
+    what = "" if request.direction == "forward" else f"{request.direction} gradient of "
     rates = f"{machine.peak_flops(spec.dtype, threads) / 1e9:.0f} GFLOP/s, {machine.bandwidth(threads) / 1e9:.0f} GB/s"
     how = "measured" if machine.roof.source == "measured" else "estimated"
     return Explanation(
-        problem=f"{spec} -> {shape}: {spec.flops / 1e6:.4g} MFLOP, input {size(spec.input_bytes)}, "
+        problem=f"{what}{spec} -> {shape}: {spec.flops / 1e6:.4g} MFLOP, input {size(spec.input_bytes)}, "
         f"weights {size(spec.weight_bytes)}, output {size(spec.output_bytes)}",
         machine=f"{wisdom.machine_name()}, {threads} thread{'s' if threads > 1 else ''}: {rates} ({how}), "
         f"roof {_number(roof * 1e3)} ms",

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastconv.kernels.epilogue import Epilogue
-from fastconv.plan.candidates import Algorithm
 from fastconv.spec import ConvSpec
 
 SAMPLE = 100e-6  # a shorter call is repeated until a sample is this long: far above the clock's resolution
@@ -19,13 +18,13 @@ MIN_ROUNDS = 3
 
 
 def random_operands(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x, weight and out for a problem, x and out flat; small numbers, the same at every call."""
+    """Input, weight and output of a problem, all but the weight flat; small numbers, the same at every call."""
     rng = np.random.default_rng(0)
 
     def fill(shape: tuple[int, ...]) -> np.ndarray:
         return rng.integers(-8, 9, shape, np.int8).astype(spec.dtype)
 
-    return fill((prod(spec.x_shape),)), fill(spec.weight_shape), np.zeros(prod(spec.out_shape), spec.dtype)
+    return fill((prod(spec.x_shape),)), fill(spec.weight_shape), fill((prod(spec.out_shape),))
 
 
 class Timing(NamedTuple):
@@ -35,20 +34,28 @@ class Timing(NamedTuple):
     prepare: float
 
 
-def measure(spec: ConvSpec, runners: Sequence[tuple[Algorithm, Any]], budget: float = 0.3) -> list[Timing]:
+def measure(
+    spec: ConvSpec, runners: Sequence[tuple[Any, Any]], budget: float = 0.3, direction: str = "forward"
+) -> list[Timing]:
     """Time each (algorithm, parameters): the median of its calls, and one preparation.
 
     `budget` is the seconds to spend on the calls of all of them, after one to compile; at least three rounds are made.
     """
     x, weight, out = random_operands(spec)
+    result = weight.reshape(-1).copy()
+    source, target = (out, x) if direction == "input" else (x, out)
     epilogue = Epilogue.make(spec.dtype)
     calls, loops, preparing = [], [], []
     for module, params in runners:
-        module.prepare(spec, params, weight)  # compile
-        start = time.perf_counter()
-        packed = module.prepare(spec, params, weight)
-        preparing.append(time.perf_counter() - start)
-        arguments = (spec, params, x, packed, out, epilogue)
+        arguments: tuple[Any, ...] = (spec, params, x, out, result)
+        seconds = 0.0
+        if direction != "weight":
+            module.prepare(spec, params, weight)  # compile
+            start = time.perf_counter()
+            packed = module.prepare(spec, params, weight)
+            seconds = time.perf_counter() - start
+            arguments = (spec, params, source, packed, target, epilogue)
+        preparing.append(seconds)
         module.run(*arguments)  # compile
         once = _seconds(module, arguments, 1)
         calls.append((module, arguments))
@@ -62,7 +69,7 @@ def measure(spec: ConvSpec, runners: Sequence[tuple[Algorithm, Any]], budget: fl
     return [Timing(median(found), prepare) for found, prepare in zip(samples, preparing, strict=True)]
 
 
-def _seconds(module: Algorithm, arguments: tuple[Any, ...], count: int) -> float:
+def _seconds(module: Any, arguments: tuple[Any, ...], count: int) -> float:
     start = time.perf_counter()
     for _ in range(count):
         module.run(*arguments)

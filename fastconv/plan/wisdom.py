@@ -57,23 +57,27 @@ def path() -> Path | None:
     return None if asked.strip().lower() in ("", "0", "off", "none") else Path(asked).expanduser()
 
 
-def lookup(spec: ConvSpec, threads: int) -> dict[str, Measured]:
+def lookup(spec: ConvSpec, threads: int, direction: str = "forward") -> dict[str, Measured]:
     """What is known of a problem on this machine with this many threads: algorithm -> measurement."""
-    entry = _loaded().get(machine_name(), {}).get(_threads(threads), {}).get(str(spec), {})
+    entry = _loaded().get(machine_name(), {}).get(_threads(threads), {}).get(_problem(spec, direction), {})
     return {
         name: Measured(item["ms"] * 1e-3, item.get("prepare_ms", 0.0) * 1e-3, item.get("variant", ""))
         for name, item in entry.items()
     }
 
 
-def remember(spec: ConvSpec, threads: int, times: dict[str, Measured]) -> None:
+def remember(spec: ConvSpec, threads: int, times: dict[str, Measured], direction: str = "forward") -> None:
     """Add or replace the measurements of a problem, in memory and in the file."""
     entry: dict[str, dict[str, Any]] = {}
     for name, time in times.items():
         entry[name] = {"ms": _ms(time.seconds), "prepare_ms": _ms(time.prepare)}
         if time.variant:
             entry[name]["variant"] = time.variant
-    _add({machine_name(): {_threads(threads): {str(spec): entry}}})
+    _add({machine_name(): {_threads(threads): {_problem(spec, direction): entry}}})
+
+
+def _problem(spec: ConvSpec, direction: str) -> str:
+    return str(spec) if direction == "forward" else f"{direction} gradient of {spec}"
 
 
 def _ms(seconds: float) -> float:

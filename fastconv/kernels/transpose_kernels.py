@@ -1,0 +1,109 @@
+"""Bringing the phases of an input gradient together, and folding its padding back."""
+
+from __future__ import annotations
+
+from fastconv.cpu.jit import inline, kernel
+from fastconv.cpu.rows import add_rows, copy_row, fill_row
+from fastconv.cpu.simd import claim, unpack
+from fastconv.kernels.epilogue import bias_of, store_channels, store_row
+
+GEOMETRY = 13  # fields of both kernels' geometry
+PHASE = 7  # fields of a phase in the table
+
+
+@inline
+def _finish(channels_last, C, channel, cells, out, o0, bias, residual, constants):  # type: ignore[no-untyped-def]
+    """Bias, residual and activation of a row of the output that is already in its place."""
+    if not (bias.size or residual.size or constants[0] != 0):
+        return
+    if channels_last:
+        for i in range(cells):
+            store_channels(out, o0 + i * C, out, o0 + i * C, C, bias, 0, residual, constants)
+    else:
+        store_row(out, o0, out, o0, cells, bias_of(bias, channel), residual, constants)
+
+
+@inline
+def _locate(row, channels_last, C, D, H):  # type: ignore[no-untyped-def]
+    """(image, channel, plane, line) of a row of an output; the channel is 0 where all lie in the row."""
+    rest, h = divmod(row, H)
+    rest, d = divmod(rest, D)
+    if channels_last:
+        return rest, 0, d, h
+    n, c = divmod(rest, C)
+    return n, c, d, h
+
+
+@kernel
+def interleave(  # type: ignore[no-untyped-def]
+    thread, counter, tasks, geometry, phases, parts, bias, residual, constants, out
+):
+    """out[j] = parts[phase of j][j // stride]; a task is some rows of the output.
+
+    A phase in the table: where its cells begin in `parts` (-1: they are zeros), their number along each axis, and how
+    many to skip along each axis.
+    """
+    channels_last, rows, per_task, C, D, H, W, sd, sh, sw, _, nh, nw = unpack(geometry, GEOMETRY)
+    unit = C if channels_last else 1
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            break
+        for row in range(task * per_task, min(rows, task * per_task + per_task)):
+            n, c, d, h = _locate(row, channels_last, C, D, H)
+            o0 = row * W * unit
+            first = ((d % sd) * nh + h % sh) * nw
+            for e in range(nw):
+                at = (first + e) * PHASE
+                begin, PD, PH, PW = phases[at], phases[at + 1], phases[at + 2], phases[at + 3]
+                count = (W - e + sw - 1) // sw
+                source = n if channels_last else n * C + c
+                source = (source * PD + d // sd + phases[at + 4]) * PH + h // sh + phases[at + 5]
+                source = begin + (source * PW + phases[at + 6]) * unit
+                if sw == 1 and begin >= 0:
+                    copy_row(parts, source, out, o0, count * unit)
+                elif sw == 1:
+                    fill_row(out, o0, count * unit)
+                elif channels_last:
+                    for m in range(count):
+                        if begin >= 0:
+                            copy_row(parts, source + m * C, out, o0 + (e + m * sw) * C, C)
+                        else:
+                            fill_row(out, o0 + (e + m * sw) * C, C)
+                else:
+                    for m in range(count):
+                        out[o0 + e + m * sw] = parts[source + m] if begin >= 0 else out.dtype.type(0)
+            _finish(channels_last, C, c, W, out, o0, bias, residual, constants)
+
+
+@kernel
+def fold_padding(  # type: ignore[no-untyped-def]
+    thread, counter, tasks, geometry, tables, padded, bias, residual, constants, out
+):
+    """out[j] = sum of the padded cells that showed j: the adjoint of padding. A task is some rows of the output.
+
+    The table holds, for depth and for height, where the list of each cell begins and the lists; then the cell that
+    each padded column shows.
+    """
+    channels_last, rows, per_task, C, D, H, W, PD, PH, PW, lo, at_h, at_w = unpack(geometry, GEOMETRY)
+    unit = C if channels_last else 1
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            break
+        for row in range(task * per_task, min(rows, task * per_task + per_task)):
+            n, c, d, h = _locate(row, channels_last, C, D, H)
+            o0 = row * W * unit
+            fill_row(out, o0, W * unit)
+            plane = n if channels_last else n * C + c
+            for i in range(tables[d], tables[d + 1]):
+                for j in range(tables[at_h + h], tables[at_h + h + 1]):
+                    source = ((plane * PD + tables[i]) * PH + tables[j]) * PW * unit
+                    add_rows(out, o0, padded, source + lo * unit, out, o0, W * unit)
+                    for e in range(lo):
+                        cell = o0 + tables[at_w + e] * unit
+                        add_rows(out, cell, padded, source + e * unit, out, cell, unit)
+                    for e in range(lo + W, PW):
+                        cell = o0 + tables[at_w + e] * unit
+                        add_rows(out, cell, padded, source + e * unit, out, cell, unit)
+            _finish(channels_last, C, c, W, out, o0, bias, residual, constants)
