@@ -3,6 +3,30 @@
 from fastconv import grad
 from fastconv.conv import conv1d, conv2d, conv3d
 from fastconv.cpu.threads import get_num_threads, set_num_threads
+from fastconv.pool import (
+    max_pool1d,
+    max_pool1d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    max_pool3d,
+    max_pool3d_backward,
+)
+from fastconv.pool_average import (
+    avg_pool1d,
+    avg_pool1d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    avg_pool3d,
+    avg_pool3d_backward,
+)
+from fastconv.pool_norm import (
+    lp_pool1d,
+    lp_pool1d_backward,
+    lp_pool2d,
+    lp_pool2d_backward,
+    lp_pool3d,
+    lp_pool3d_backward,
+)
 from fastconv.prepared import PreparedConv, prepare
 from fastconv.transpose import (
     PreparedConvTranspose,
@@ -19,6 +43,12 @@ __all__ = [
     "PreparedConv",
     "PreparedConvTranspose",
     "autotune",
+    "avg_pool1d",
+    "avg_pool1d_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "avg_pool3d",
+    "avg_pool3d_backward",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -28,6 +58,18 @@ __all__ = [
     "explain",
     "get_num_threads",
     "grad",
+    "lp_pool1d",
+    "lp_pool1d_backward",
+    "lp_pool2d",
+    "lp_pool2d_backward",
+    "lp_pool3d",
+    "lp_pool3d_backward",
+    "max_pool1d",
+    "max_pool1d_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "max_pool3d",
+    "max_pool3d_backward",
     "plan",
     "prepare",
     "prepare_transpose",

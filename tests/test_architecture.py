@@ -16,11 +16,24 @@ ROOT = Path(fastconv.__file__).parent
 
 #: From the ground up. A module may import from its own floor and from those below.
 FLOORS = [
-    ["spec", "arrays", "adjoint"],
+    ["spec", "pool_spec", "arrays", "adjoint"],
     ["cpu"],
     ["kernels"],
     ["plan"],
     ["call", "gradient_call", "planning", "conv", "prepared", "grad", "transpose"],
+    [
+        "pool_call",
+        "pool_window",
+        "pool",
+        "pool_average",
+        "pool_norm",
+        "adaptive",
+        "fractional",
+        "pyramid",
+        "unpool",
+        "resample",
+        "spectral",
+    ],
     ["nn"],
     ["bench", "demo", "integrations", "cli", "__main__"],
 ]
