@@ -41,7 +41,7 @@ def test_nothing_is_measured_unasked(folder, monkeypatch):
 
 
 def test_roof_round_trip(folder, monkeypatch):
-    monkeypatch.setattr(peak, "_measured", fake_roof)
+    monkeypatch.setattr(peak, "_measured", lambda: (fake_roof(), True))
     assert peak.roof(measure=True) == fake_roof()
     monkeypatch.setattr(peak, "_measured", lambda: pytest.fail("measured again"))
     peak.forget()
@@ -49,8 +49,16 @@ def test_roof_round_trip(folder, monkeypatch):
     assert peak.roof(measure=True) == fake_roof()
 
 
+def test_disturbed_measurement_is_used_but_not_stored(folder, monkeypatch):
+    monkeypatch.setattr(peak, "_measured", lambda: (fake_roof(), False))
+    assert peak.roof(measure=True) == fake_roof()
+    assert list(folder.iterdir()) == []
+    peak.forget()
+    assert peak.roof().source == "default"
+
+
 def test_calibration_round_trip(folder, monkeypatch):
-    monkeypatch.setattr(peak, "_measured", fake_roof)
+    monkeypatch.setattr(peak, "_measured", lambda: (fake_roof(), True))
     monkeypatch.setattr(calibrate, "_ratios", lambda spec, bare: {"direct": 2.0, "fft": 100.0})
     before = store.edition
     measured = calibrate.machine(measure=True)
@@ -78,7 +86,7 @@ def test_corrupt_file_gives_estimates_and_one_warning(folder, name, content):
 
 @pytest.mark.parametrize("change", [{"key": "another machine"}, {"flops": None}, {"read": "fast"}, {"threads": 0}])
 def test_roof_of_another_machine_or_mistyped_is_not_used(folder, monkeypatch, change):
-    monkeypatch.setattr(peak, "_measured", fake_roof)
+    monkeypatch.setattr(peak, "_measured", lambda: (fake_roof(), True))
     peak.roof(measure=True)
     file = folder / "roof.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -90,7 +98,7 @@ def test_roof_of_another_machine_or_mistyped_is_not_used(folder, monkeypatch, ch
 
 @pytest.mark.parametrize("scale", [None, [1], {"direct": "2"}, {"direct": -1.0}, {"direct": 1e999}])
 def test_mistyped_scale_is_not_used(folder, monkeypatch, scale):
-    monkeypatch.setattr(peak, "_measured", fake_roof)
+    monkeypatch.setattr(peak, "_measured", lambda: (fake_roof(), True))
     monkeypatch.setattr(calibrate, "_ratios", lambda spec, bare: {"direct": 2.0})
     calibrate.calibrate()
     file = folder / "calibration.json"
@@ -103,7 +111,7 @@ def test_full_disk_does_not_stop_a_calibration(folder, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(peak, "_measured", fake_roof)
+    monkeypatch.setattr(peak, "_measured", lambda: (fake_roof(), True))
     monkeypatch.setattr(calibrate, "_ratios", lambda spec, bare: {"direct": 2.0})
     monkeypatch.setattr(store, "write", full)
     assert calibrate.calibrate().scale == {"direct": pytest.approx(2.0)}
@@ -142,7 +150,7 @@ def test_multiply_add_loop_computes():
 
 def test_calibration_layers_fit_every_algorithm(folder, monkeypatch):
     """Really measured: every algorithm of the table gets a scale, but for the reference."""
-    monkeypatch.setattr(peak, "_measured", lambda: peak.estimate())
+    monkeypatch.setattr(peak, "_measured", lambda: (peak.estimate(), True))
     scale = calibrate.calibrate().scale
     assert set(scale) == set(candidates.names()) - {"reference"}
     assert all(1 / calibrate.SPREAD <= value <= calibrate.SPREAD for value in scale.values())

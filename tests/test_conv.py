@@ -64,12 +64,12 @@ def test_dtypes(dtype):
         want = want + residual
         last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
         for data in (x, last):
-            got = function(data, w, bias, residual=residual, **options)
+            got = function(data, w, bias, residual=residual, accuracy="exact", **options)
             assert got.dtype == result
             assert np.array_equal(got, want), (groups, ndim)
-            one = function(data[1], w, bias, residual=residual[1], **options)
+            one = function(data[1], w, bias, residual=residual[1], accuracy="exact", **options)
             assert np.array_equal(one, want[1]), (groups, ndim)
-        layer = fastconv.prepare(w, bias, **options)
+        layer = fastconv.prepare(w, bias, accuracy="exact", **options)
         assert np.array_equal(layer(x, residual=residual), want)
         assert np.array_equal(layer(last[1], residual=residual[1]), want[1])
 

@@ -68,7 +68,7 @@ class InputTile:
     def cycles(self, channels: int) -> float:
         """What cutting it costs."""
         d, h, _ = self.axes
-        row = 4 + self.pitch * 0.2 if self.is_plain else 40 + self.pitch * 0.6
+        row = 4 + self.pitch * 0.2 if self.is_plain else 16 + self.pitch * 0.6
         return channels * self.images * self.phases * (1 + d.halo) * (self.TH + h.halo) * row
 
     def taps(self) -> np.ndarray:
