@@ -1,8 +1,34 @@
 """Fast N-d convolution on the CPU in pure Python, compiled by Numba, with a dispatcher that explains itself."""
 
 from fastconv import grad
+from fastconv.activation import (
+    activate,
+    activate_backward,
+    cross_entropy,
+    cross_entropy_backward,
+    log_softmax,
+    log_softmax_backward,
+    relu,
+    sigmoid,
+    softmax,
+    softmax_backward,
+    tanh,
+)
 from fastconv.conv import conv1d, conv2d, conv3d
 from fastconv.cpu.threads import get_num_threads, set_num_threads
+from fastconv.dropout import dropout, dropout_backward
+from fastconv.linear import conv_to_linear, linear, linear_backward, linear_to_conv
+from fastconv.local import locally_connected, locally_connected_backward, locally_connected_shape
+from fastconv.norm import (
+    batch_norm,
+    batch_norm_backward,
+    group_norm,
+    group_norm_backward,
+    instance_norm,
+    instance_norm_backward,
+    layer_norm,
+    layer_norm_backward,
+)
 from fastconv.pool import (
     max_pool1d,
     max_pool1d_backward,
@@ -28,6 +54,15 @@ from fastconv.pool_norm import (
     lp_pool3d_backward,
 )
 from fastconv.prepared import PreparedConv, prepare
+from fastconv.receptive import Field, Window, conv_parameters, output_size, receptive_field
+from fastconv.separable import (
+    depthwise_separable_conv2d,
+    flatten_kernel,
+    flattened_conv2d,
+    kernel_rank,
+    separable_conv2d,
+    separate,
+)
 from fastconv.transpose import (
     PreparedConvTranspose,
     conv_transpose1d,
@@ -40,8 +75,12 @@ from fastconv.transpose import (
 from fastconv.planning import autotune, explain, plan  # isort: skip
 
 __all__ = [
+    "Field",
     "PreparedConv",
     "PreparedConvTranspose",
+    "Window",
+    "activate",
+    "activate_backward",
     "autotune",
     "avg_pool1d",
     "avg_pool1d_backward",
@@ -49,15 +88,41 @@ __all__ = [
     "avg_pool2d_backward",
     "avg_pool3d",
     "avg_pool3d_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_parameters",
+    "conv_to_linear",
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "depthwise_separable_conv2d",
+    "dropout",
+    "dropout_backward",
     "explain",
+    "flatten_kernel",
+    "flattened_conv2d",
     "get_num_threads",
     "grad",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "kernel_rank",
+    "layer_norm",
+    "layer_norm_backward",
+    "linear",
+    "linear_backward",
+    "linear_to_conv",
+    "locally_connected",
+    "locally_connected_backward",
+    "locally_connected_shape",
+    "log_softmax",
+    "log_softmax_backward",
     "lp_pool1d",
     "lp_pool1d_backward",
     "lp_pool2d",
@@ -70,11 +135,20 @@ __all__ = [
     "max_pool2d_backward",
     "max_pool3d",
     "max_pool3d_backward",
+    "output_size",
     "plan",
     "prepare",
     "prepare_transpose",
+    "receptive_field",
+    "relu",
+    "separable_conv2d",
+    "separate",
     "set_num_threads",
     "show_versions",
+    "sigmoid",
+    "softmax",
+    "softmax_backward",
+    "tanh",
 ]
 
 

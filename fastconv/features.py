@@ -56,7 +56,7 @@ def flag(name: str, value: Any) -> bool:
 class Form:
     """How a batch of feature maps of one shape and order lies in memory, and how it is turned there and back."""
 
-    __slots__ = ("C", "N", "S", "channels_last", "from_memory", "memory_shape", "to_memory")
+    __slots__ = ("C", "N", "S", "channels_axis", "channels_last", "from_memory", "memory_shape", "to_memory")
 
     def __init__(self, array: np.ndarray, layout: str) -> None:
         last = layout_is_channels_last(layout, max(array.ndim - 2, 1))
@@ -64,7 +64,7 @@ class Form:
         self.N, self.C, self.S = logical.shape[0], logical.shape[1], prod(logical.shape[2:])
         self.channels_last = self.S == 1 or arrays.is_channels_last(logical, prefer=last)
         axes = tuple(range(array.ndim))
-        channel = axes[-1] if last else 1
+        self.channels_axis = channel = axes[-1] if last else 1
         others = tuple(a for a in axes[1:] if a != channel)
         self.to_memory = (0, *others, channel) if self.channels_last else (0, channel, *others)
         self.from_memory = tuple(int(a) for a in np.argsort(self.to_memory))
@@ -102,6 +102,7 @@ class Features:
         self.form, self.name, self.shape, self.result = form, name, array.shape, array.dtype
         self.dtype = COMPUTED[array.dtype]
         self.N, self.C, self.S, self.channels_last = form.N, form.C, form.S, form.channels_last
+        self.channels_axis = form.channels_axis
         self.flat = self._flatten(array)
 
     def _flatten(self, array: np.ndarray) -> np.ndarray:

@@ -227,7 +227,7 @@ def column_reduce(sources: int, vectors: int, sums: int, emit: Emit) -> Any:
 
 def less(e: Emitter, a: Any, b: Any) -> Any:
     """Mask of lanes where a < b; false where one is NaN."""
-    return e.builder.fcmp_ordered("<", a, b)
+    return e.builder.fcmp_ordered("<", a, b) if e.is_float else e.builder.icmp_signed("<", a, b)
 
 
 def at_least(e: Emitter, x: Any, low: float) -> Any:

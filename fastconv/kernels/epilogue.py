@@ -15,15 +15,10 @@ import numpy as np
 
 from fastconv.cpu.jit import inline
 from fastconv.cpu.rows import add_row, add_rows, copy_row
+from fastconv.kernels.activations import ACTIVATIONS, activate_row
 
-#: Activation name -> code. Parameters: leaky_relu (slope), clip (low, high).
-ACTIVATIONS = {
-    "relu": 1, "relu6": 2, "leaky_relu": 3, "silu": 4, "hardswish": 5, "sigmoid": 6, "tanh": 7, "clip": 8,
-}  # fmt: skip
-_PARAMETERS: dict[str, tuple[float, ...]] = {"leaky_relu": (0.01,), "clip": (-math.inf, math.inf)}
+_PARAMETERS: dict[str, tuple[float, ...]] = {"leaky_relu": (0.01,), "clip": (-math.inf, math.inf), "elu": (1.0,)}
 _INTEGER_ACTIVATIONS = ("relu", "relu6", "clip")
-
-RELU, RELU6, LEAKY_RELU, SILU, HARDSWISH, SIGMOID, TANH, CLIP = range(1, 9)
 
 
 def parse_activation(activation: Any, dtype: str) -> list[float]:
@@ -72,44 +67,8 @@ class Epilogue:
 
 @inline
 def activate(out, o0, n, constants):  # type: ignore[no-untyped-def]
-    """Apply an activation in place to ``out[o0 : o0 + n]``. NaN stays NaN in each of them."""
-    activation = int(constants[0])
-    zero = out.dtype.type(0)
-    one = out.dtype.type(1)
-    if activation == RELU:
-        for i in range(o0, o0 + n):
-            v = out[i]
-            out[i] = zero if v < zero else v
-    elif activation == RELU6 or activation == CLIP:
-        low, high = constants[1], constants[2]
-        if activation == RELU6:
-            low, high = zero, out.dtype.type(6)
-        for i in range(o0, o0 + n):
-            v = out[i]
-            v = low if v < low else v
-            out[i] = high if v > high else v
-    elif activation == LEAKY_RELU:
-        slope = constants[1]
-        for i in range(o0, o0 + n):
-            v = out[i]
-            out[i] = v * slope if v < zero else v
-    elif activation == HARDSWISH:
-        three, six = out.dtype.type(3), out.dtype.type(6)
-        for i in range(o0, o0 + n):
-            v = out[i]
-            gate = v + three
-            gate = zero if gate < zero else gate
-            gate = six if gate > six else gate
-            out[i] = v * gate / six
-    elif activation == SIGMOID:
-        for i in range(o0, o0 + n):
-            out[i] = one / (one + math.exp(-out[i]))
-    elif activation == SILU:
-        for i in range(o0, o0 + n):
-            out[i] = out[i] / (one + math.exp(-out[i]))
-    elif activation == TANH:
-        for i in range(o0, o0 + n):
-            out[i] = math.tanh(out[i])
+    """Apply an activation in place to ``out[o0 : o0 + n]``."""
+    activate_row(out, o0, out, o0, n, constants)
 
 
 @inline

@@ -1,0 +1,356 @@
+"""Convolutions whose kernel is a product of smaller ones.
+
+======================  =====================================  ==================  ==========================
+form                    weight[o, c, u, v]                     multiplications     reference
+======================  =====================================  ==================  ==========================
+depthwise separable     pointwise[o, c] depthwise[c, u, v]     KH KW + OC          Chollet 2017 (Xception)
+spatially separable     column[o, u] row[o, v], one channel    KH + KW             every Gaussian, box, Sobel
+low rank                sum of r products across both          r (KH + KW)         Jaderberg et al. 2014
+flattened               across[o, c] down[o, u] along[o, v]    C + KH + KW         Jin et al. 2015
+======================  =====================================  ==================  ==========================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastconv import arrays
+from fastconv.conv import conv2d
+from fastconv.features import as_float
+from fastconv.spec import IntOrTuple, PaddingLike, per_axis, resolve_padding
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = [
+    "depthwise_separable_conv2d",
+    "flatten_kernel",
+    "flattened_conv2d",
+    "kernel_rank",
+    "separable_conv2d",
+    "separate",
+]
+
+
+def depthwise_separable_conv2d(
+    x: ArrayLike,
+    depthwise: ArrayLike,
+    pointwise: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: IntOrTuple = 1,
+    padding: PaddingLike = 0,
+    dilation: IntOrTuple = 1,
+    padding_mode: str = "zeros",
+    activation: str | tuple[Any, ...] | None = None,
+    layout: str = "NCHW",
+) -> np.ndarray:
+    """A filter for each channel, then a 1x1 convolution that mixes channels.
+
+    Parameters
+    ----------
+    x : array_like
+        (N, C, H, W).
+    depthwise : array_like
+        (C * multiplier, 1, KH, KW).
+    pointwise : array_like
+        (OC, C * multiplier, 1, 1).
+    bias : array_like, optional
+        (OC,).
+    stride, padding, dilation, padding_mode
+        Of the depthwise convolution; see `conv2d`.
+    activation, layout
+        See `conv2d`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, OC, OH, OW).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> x = np.ones((1, 2, 4, 4), np.float32)
+    >>> depthwise, pointwise = np.ones((2, 1, 3, 3), np.float32), np.ones((5, 2, 1, 1), np.float32)
+    >>> fastconv.depthwise_separable_conv2d(x, depthwise, pointwise)[0, :, 0, 0]
+    array([18., 18., 18., 18., 18.], dtype=float32)
+    """
+    filters = arrays.as_array("depthwise", depthwise)
+    if filters.ndim != 4 or filters.shape[1] != 1:
+        raise ValueError(f"depthwise must have shape (C * multiplier, 1, KH, KW), got {filters.shape}")
+    image = arrays.as_array("x", x)
+    if image.ndim not in (3, 4):
+        raise ValueError(f"x must have 3 or 4 axes, got shape {image.shape}")
+    C = image.shape[-1 if layout == "NHWC" else -3]
+    middle = conv2d(x, filters, stride=stride, padding=padding, dilation=dilation, groups=C,
+                    padding_mode=padding_mode, layout=layout)  # fmt: skip
+    return conv2d(middle, pointwise, bias, activation=activation, layout=layout)
+
+
+def kernel_rank(weight: ArrayLike, tolerance: float | None = None) -> int:
+    """Products of a column and a row that a filter bank is the sum of; 1 is a separable kernel.
+
+    Parameters
+    ----------
+    weight : array_like
+        One kernel, (KH, KW), or a bank, (OC, C, KH, KW): its rank as the matrix (C KH) x (OC KW).
+    tolerance : float, optional
+        What counts as zero, relative to the largest singular value; by default what rounding can leave.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> fastconv.kernel_rank([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]])  # the binomial kernel
+    1
+    >>> fastconv.kernel_rank([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])  # the Laplacian is not
+    2
+    """
+    bank = _bank(weight)
+    return _rank(np.linalg.svd(_matrix(bank), compute_uv=False), bank, tolerance)
+
+
+def _bank(weight: Any) -> np.ndarray:
+    bank = as_float("weight", weight)
+    if bank.ndim == 2:
+        bank = bank[None, None]
+    if bank.ndim != 4 or 0 in bank.shape:
+        raise ValueError(f"weight must have shape (KH, KW) or (OC, C, KH, KW), none of them 0, got {np.shape(weight)}")
+    if not np.isfinite(bank).all():
+        raise ValueError("weight must be finite to be factored, got NaN or infinity")
+    return bank
+
+
+def _matrix(bank: np.ndarray) -> np.ndarray:
+    """(OC, C, KH, KW) as the float64 matrix (C KH) x (OC KW)."""
+    OC, C, KH, KW = bank.shape
+    return bank.astype(np.float64).transpose(1, 2, 0, 3).reshape(C * KH, OC * KW)
+
+
+def _rank(values: np.ndarray, bank: np.ndarray, tolerance: float | None) -> int:
+    if tolerance is None:
+        tolerance = float(np.finfo(bank.dtype).eps) * max(bank.shape[1] * bank.shape[2], bank.shape[0] * bank.shape[3])
+    return max(1, int((values > tolerance * values[0]).sum()))
+
+
+def separate(
+    weight: ArrayLike, rank: int | None = None, *, tolerance: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split a filter bank into vertical and horizontal filters.
+
+    With the singular value decomposition of the bank as a matrix (C KH) x (OC KW), the best approximation of its rank
+    in the least-squares sense (Eckart & Young 1936).
+
+    Parameters
+    ----------
+    weight : array_like
+        (KH, KW) or (OC, C, KH, KW); float16, float32 or float64.
+    rank : int, optional
+        Products to keep; by default as many as the bank has, so that nothing is lost.
+    tolerance : float, optional
+        See `kernel_rank`.
+
+    Returns
+    -------
+    columns, rows : numpy.ndarray
+        (rank, C, KH, 1) and (OC, rank, 1, KW), for `separable_conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> columns, rows = fastconv.separate(np.outer([1.0, 2.0, 1.0], [-1.0, 0.0, 1.0]))  # Sobel
+    >>> columns.shape, rows.shape
+    ((1, 1, 3, 1), (1, 1, 1, 3))
+    >>> bool(np.allclose(columns[0, 0] @ rows[0, 0], np.outer([1, 2, 1], [-1, 0, 1])))
+    True
+    """
+    bank = _bank(weight)
+    OC, C, KH, KW = bank.shape
+    U, values, V = np.linalg.svd(_matrix(bank), full_matrices=False)
+    r = _rank(values, bank, tolerance) if rank is None else per_axis("rank", rank, 1)[0]
+    if r > len(values):
+        raise ValueError(f"rank must be at most {len(values)} for a bank of shape {bank.shape}, got {r}")
+    root = np.sqrt(values[:r])
+    columns = (U[:, :r] * root).T.reshape(r, C, KH, 1)
+    rows = (root[:, None] * V[:r]).reshape(r, OC, 1, KW).transpose(1, 0, 2, 3)
+    return np.ascontiguousarray(columns.astype(bank.dtype)), np.ascontiguousarray(rows.astype(bank.dtype))
+
+
+def _split(
+    x: Any, kernel: tuple[int, int], stride: Any, padding: Any, dilation: Any, last: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a convolution as those of its vertical and its horizontal half."""
+    image = arrays.as_array("x", x)
+    if image.ndim not in (3, 4):
+        raise ValueError(f"x must have 3 or 4 axes, got shape {image.shape}")
+    size = image.shape[-3:-1] if last else image.shape[-2:]
+    (sh, sw), (dh, dw) = per_axis("stride", stride, 2), per_axis("dilation", dilation, 2)
+    extent = ((kernel[0] - 1) * dh + 1, (kernel[1] - 1) * dw + 1)
+    vertical, horizontal = resolve_padding(padding, size, extent, (sh, sw))
+    return (
+        {"stride": (sh, 1), "padding": (vertical, (0, 0)), "dilation": (dh, 1)},
+        {"stride": (1, sw), "padding": ((0, 0), horizontal), "dilation": (1, dw)},
+    )
+
+
+def separable_conv2d(
+    x: ArrayLike,
+    columns: ArrayLike,
+    rows: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: IntOrTuple = 1,
+    padding: PaddingLike = 0,
+    dilation: IntOrTuple = 1,
+    padding_mode: str = "zeros",
+    activation: str | tuple[Any, ...] | None = None,
+    layout: str = "NCHW",
+) -> np.ndarray:
+    """Convolution with a bank that was split by `separate`: first down the columns, then along the rows.
+
+    Parameters
+    ----------
+    x : array_like
+        (N, C, H, W).
+    columns, rows : array_like
+        (rank, C, KH, 1) and (OC, rank, 1, KW).
+    bias, stride, padding, dilation, padding_mode, activation, layout
+        Of the whole; see `conv2d`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, OC, OH, OW), what `conv2d` gives with the bank itself, but for rounding.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> x = np.arange(16, dtype=np.float64).reshape(1, 1, 4, 4)
+    >>> sobel = np.outer([1.0, 2.0, 1.0], [-1.0, 0.0, 1.0])
+    >>> fastconv.separable_conv2d(x, *fastconv.separate(sobel)).round(6)[0, 0]
+    array([[8., 8.],
+           [8., 8.]])
+    """
+    columns, rows = as_float("columns", columns), as_float("rows", rows)
+    if columns.ndim != 4 or columns.shape[3] != 1:
+        raise ValueError(f"columns must have shape (rank, C, KH, 1), got {columns.shape}")
+    if rows.ndim != 4 or rows.shape[2] != 1:
+        raise ValueError(f"rows must have shape (OC, rank, 1, KW), got {rows.shape}")
+    kernel = (columns.shape[2], rows.shape[3])
+    first, second = _split(x, kernel, stride, padding, dilation, layout == "NHWC")
+    middle = conv2d(x, columns, padding_mode=padding_mode, layout=layout, **first)
+    return conv2d(
+        middle, rows, bias, padding_mode=padding_mode, layout=layout, activation=activation, **second
+    )  # fmt: skip
+
+
+def flatten_kernel(
+    weight: ArrayLike, *, tolerance: float | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Split every filter of a bank into three vectors: across channels, down and along.
+
+    Parameters
+    ----------
+    weight : array_like
+        (OC, C, KH, KW); float16, float32 or float64.
+    tolerance : float, optional
+        Largest error relative to the largest weight; by default what rounding can leave.
+
+    Returns
+    -------
+    across, down, along : numpy.ndarray
+        (OC, C, 1, 1), (OC, 1, KH, 1) and (OC, 1, 1, KW), for `flattened_conv2d`; None if some filter is no such
+        product.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> parts = fastconv.flatten_kernel(np.ones((8, 3, 5, 5), np.float32))
+    >>> [p.shape for p in parts]
+    [(8, 3, 1, 1), (8, 1, 5, 1), (8, 1, 1, 5)]
+    >>> fastconv.flatten_kernel(np.eye(3)[None, None]) is None
+    True
+    """
+    bank = _bank(weight)
+    exact = bank.astype(np.float64)
+    OC, C, KH, KW = bank.shape
+    parts = [np.zeros((OC, size)) for size in (C, KH, KW)]
+    for o, filter_ in enumerate(exact):
+        # The largest weight's three lines through the filter are the vectors themselves, but for its size.
+        c, u, v = np.unravel_index(np.abs(filter_).argmax(), filter_.shape)
+        peak = filter_[c, u, v]
+        parts[0][o] = filter_[:, u, v]
+        parts[1][o], parts[2][o] = (filter_[c, :, v] / peak, filter_[c, u] / peak) if peak else (0, 0)
+    product = np.einsum("oc,ou,ov->ocuv", *parts)
+    if tolerance is None:
+        tolerance = 8 * float(np.finfo(bank.dtype).eps)
+    if np.abs(product - exact).max() > tolerance * np.abs(exact).max():
+        return None
+    across, down, along = (part.astype(bank.dtype) for part in parts)
+    return across.reshape(OC, C, 1, 1), down.reshape(OC, 1, KH, 1), along.reshape(OC, 1, 1, KW)
+
+
+def flattened_conv2d(
+    x: ArrayLike,
+    across: ArrayLike,
+    down: ArrayLike,
+    along: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: IntOrTuple = 1,
+    padding: PaddingLike = 0,
+    dilation: IntOrTuple = 1,
+    padding_mode: str = "zeros",
+    activation: str | tuple[Any, ...] | None = None,
+    layout: str = "NCHW",
+) -> np.ndarray:
+    """Three one-dimensional convolutions: across the channels, down the columns, along the rows.
+
+    Parameters
+    ----------
+    x : array_like
+        (N, C, H, W).
+    across, down, along : array_like
+        (OC, C, 1, 1), (OC, 1, KH, 1) and (OC, 1, 1, KW).
+    bias, stride, padding, dilation, padding_mode, activation, layout
+        Of the whole; see `conv2d`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, OC, OH, OW).
+
+    References
+    ----------
+    J. Jin, A. Dundar, E. Culurciello: Flattened convolutional neural networks for feedforward acceleration, 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastconv
+    >>> parts = fastconv.flatten_kernel(np.ones((8, 3, 3, 3), np.float32))
+    >>> fastconv.flattened_conv2d(np.ones((1, 3, 4, 4), np.float32), *parts)[0, 0]
+    array([[27., 27.],
+           [27., 27.]], dtype=float32)
+    """
+    down, along = as_float("down", down), as_float("along", along)
+    OC = arrays.as_array("across", across).shape[0]
+    for name, part, axes in (("down", down, (1, 3)), ("along", along, (1, 2))):
+        if part.ndim != 4 or part.shape[0] != OC or any(part.shape[axis] != 1 for axis in axes):
+            expected = f"({OC}, 1, KH, 1)" if name == "down" else f"({OC}, 1, 1, KW)"
+            raise ValueError(f"{name} must have shape {expected}, got {part.shape}")
+    kernel = (down.shape[2], along.shape[3])
+    first, second = _split(x, kernel, stride, padding, dilation, layout == "NHWC")
+    mixed = conv2d(x, across, layout=layout)
+    middle = conv2d(mixed, down, groups=OC, padding_mode=padding_mode, layout=layout, **first)
+    return conv2d(middle, along, bias, groups=OC, padding_mode=padding_mode, layout=layout, activation=activation,
+                  **second)  # fmt: skip
