@@ -113,7 +113,7 @@ def make_epilogue(numbers: arrays.Numbers, activation: Any) -> Epilogue:
     return Epilogue.make(numbers.kernel, activation=activation)
 
 
-def build_plan(spec: ConvSpec, options: Options, prepared: bool) -> Plan:
+def build_plan(spec: ConvSpec, options: Any, prepared: bool, direction: str = "forward") -> Plan:
     """The plan of a spec; options that are not understood, or that the algorithm refuses, are errors here."""
     return plan_spec(
         spec,
@@ -121,6 +121,7 @@ def build_plan(spec: ConvSpec, options: Options, prepared: bool) -> Plan:
         accuracy=options.accuracy,
         workspace_limit=options.workspace_limit,
         prepared=prepared,
+        direction=direction,
     )
 
 

@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     explain = command("explain", run_explain, "which algorithm a convolution would use, and why the others lost")
     add_problem(explain, required=True)
+    explain.add_argument("--output-padding", type=per_axis, default=0, help="of --direction transpose [0]")
     explain.add_argument("--measure", action="store_true", help="time every algorithm instead of predicting")
 
     tune = command("tune", run_tune, "measure the algorithms on given problems and remember the fastest")
@@ -114,6 +115,10 @@ def add_problem(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--dtype", default="float32", help="[float32]")
     parser.add_argument("--layout", default="NCHW", help="layout of the input shape, e.g. NHWC [NCHW]")
     parser.add_argument("--accuracy", choices=("fast", "default", "exact"), default="default", help="[default]")
+    parser.add_argument(
+        "--direction", choices=("forward", "input", "weight", "transpose"), default="forward",
+        help="the convolution, the gradient of its input or weight, or the transposed convolution [forward]",
+    )  # fmt: skip
     add_threads(parser)
 
 
@@ -172,7 +177,7 @@ def run_demo(options: argparse.Namespace) -> int:
 def problem_options(options: argparse.Namespace) -> dict[str, Any]:
     return {
         name: getattr(options, name)
-        for name in ("stride", "padding", "dilation", "groups", "dtype", "layout", "accuracy")
+        for name in ("stride", "padding", "dilation", "groups", "dtype", "layout", "accuracy", "direction")
     }
 
 
@@ -181,7 +186,10 @@ def run_explain(options: argparse.Namespace) -> int:
 
     set_threads(options.threads)
     try:
-        plan = fastconv.plan(options.input, options.weight, **problem_options(options))
+        chosen = problem_options(options)
+        if options.output_padding:
+            chosen["output_padding"] = options.output_padding
+        plan = fastconv.plan(options.input, options.weight, **chosen)
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
     print(plan.explain(measure=options.measure))
@@ -204,7 +212,9 @@ def run_tune(options: argparse.Namespace) -> int:
             raise UserError(str(error)) from error
         if not layers:
             raise UserError(f"--select {options.select}: no problem of {options.suite} has this in its name")
-        settings = {name: getattr(options, name) for name in ("dtype", "accuracy")}
+        if options.direction == "transpose":
+            raise UserError("--suite holds convolutions: --direction takes forward, input or weight")
+        settings = {name: getattr(options, name) for name in ("dtype", "accuracy", "direction")}
         problems = [
             (f"{layer.suite}/{layer.name}", layer.spec.x_shape, layer.spec.weight_shape, layer.options | settings)
             for layer in layers

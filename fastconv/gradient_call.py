@@ -19,20 +19,7 @@ from fastconv.call import Options
 from fastconv.cpu import store
 from fastconv.cpu.threads import get_num_threads
 from fastconv.kernels.epilogue import Epilogue
-from fastconv.plan.dispatch import Plan, plan_spec
 from fastconv.spec import ConvSpec, shape_tuple
-
-
-def plan_for(spec: ConvSpec, options: Any, direction: str, prepared: bool = False) -> Plan:
-    """The plan of a gradient, for options that have the fields of `Options` on how to compute."""
-    return plan_spec(
-        spec,
-        algorithm=options.algorithm,
-        accuracy=options.accuracy,
-        workspace_limit=options.workspace_limit,
-        prepared=prepared,
-        direction=direction,
-    )
 
 
 def logical_shape(ndim: int, shape: tuple[int, ...], last: bool) -> tuple[int, ...]:
@@ -115,7 +102,7 @@ class InputCall:
         grow: tuple[int, ...] = (),
     ) -> None:
         self.options, self.spec, self.images, self.numbers = options, spec, images, images.numbers
-        self.plan = plan = plan_for(spec, options, "input", prepared)
+        self.plan = plan = call.build_plan(spec, options, prepared, "input")
         self.run = partial(plan.module.run, plan.spec, plan.params)
         self.prepare = partial(plan.module.prepare, plan.spec, plan.params)
         self.empty = spec.N == 0
@@ -205,7 +192,7 @@ class WeightCall:
 
     def __init__(self, spec: ConvSpec, images: Images, options: Any, weight_shape: tuple[int, ...]) -> None:
         self.options, self.spec, self.images, self.numbers = options, spec, images, images.numbers
-        self.plan = plan = plan_for(spec, options, "weight")
+        self.plan = plan = call.build_plan(spec, options, False, "weight")
         self.run = partial(plan.module.run, plan.spec, plan.params)
         self.empty = spec.N == 0
         self.out_shape = weight_shape

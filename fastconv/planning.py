@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastconv import arrays, call
+from fastconv import arrays, call, transpose
 from fastconv.call import Options
+from fastconv.gradient_call import logical_shape
+from fastconv.plan import candidates
 from fastconv.spec import ConvSpec, shape_tuple
 
 if TYPE_CHECKING:
@@ -18,25 +20,37 @@ if TYPE_CHECKING:
 __all__ = ["autotune", "explain", "plan"]
 
 
+#: What may be planned; a transposed convolution is the input gradient of the convolution it is the adjoint of.
+DIRECTIONS = (*candidates.DIRECTIONS, "transpose")
+
+
 def spec_of(
-    x_shape: Sequence[int], weight_shape: Sequence[int], dtype: DTypeLike = "float32", **options: Any
-) -> tuple[ConvSpec, Options]:
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    dtype: DTypeLike = "float32",
+    direction: str = "forward",
+    **options: Any,
+) -> tuple[ConvSpec, Any]:
     """The spec that a convolution of such arrays is computed by, and its options, validated."""
-    unknown = [name for name in options if name not in Options._fields]
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
+    kind: Any = transpose.Options if direction == "transpose" else Options
+    unknown = [name for name in options if name not in kind._fields]
     if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}; the options are {', '.join(Options._fields)}")
-    opts = Options(**{name: call.frozen(value) for name, value in options.items()})
+        raise TypeError(f"unknown option {unknown[0]!r}; the options are {', '.join(kind._fields)}")
+    opts = kind(**{name: call.frozen(value) for name, value in options.items()})
     x_shape, weight_shape = shape_tuple("x_shape", x_shape), shape_tuple("weight_shape", weight_shape)
     ndim = len(weight_shape) - 2
     if ndim not in (1, 2, 3):
         raise ValueError(f"weight_shape must have 3 to 5 axes (OC, C // groups, 1 to 3 spatial), got {weight_shape}")
     last = call.layout_is_channels_last(opts.layout, ndim)
     call.check_axes(ndim, x_shape, weight_shape, opts.layout, last)
-    batched = x_shape if len(x_shape) == ndim + 2 else (1, *x_shape)
-    logical = (batched[0], batched[-1], *batched[1:-1]) if last else batched
+    logical = logical_shape(ndim, x_shape, last)
     parsed = arrays.parse_dtype(dtype)
     numbers = arrays.numbers(parsed, parsed)
     call.make_epilogue(numbers, opts.activation)
+    if direction == "transpose":
+        return transpose.spec_of(logical, weight_shape, numbers, opts, last)[0], opts
     return call.build_spec(logical, weight_shape, numbers, opts, last), opts
 
 
@@ -46,9 +60,10 @@ def plan(
     *,
     dtype: DTypeLike = "float32",
     prepared: bool = True,
+    direction: str = "forward",
     **options: Any,
 ) -> Plan:
-    """How a convolution of arrays of these shapes is computed.
+    """How a convolution of arrays of these shapes is computed, or one of its gradients.
 
     Parameters
     ----------
@@ -59,9 +74,12 @@ def plan(
     prepared : bool
         True for layers made by `prepare`, which bring the weights into the form that the algorithm wants only once;
         False for `conv1d`, `conv2d` and `conv3d`, which do so in every call: its time then counts in the choice.
+    direction : {"forward", "input", "weight", "transpose"}
+        What to compute: the convolution, the gradient of its input or of its weight, or the transposed convolution
+        that takes arrays of these shapes.
     **options
         Options of the convolution: stride, padding, dilation, groups, padding_mode, activation, layout, flip,
-        algorithm, accuracy, workspace_limit.
+        algorithm, accuracy, workspace_limit; or those of `conv_transpose2d`.
 
     Returns
     -------
@@ -73,9 +91,11 @@ def plan(
     >>> import fastconv
     >>> fastconv.plan((1, 3, 8, 8), (4, 3, 3, 3), algorithm="direct").algorithm
     'direct'
+    >>> fastconv.plan((1, 3, 8, 8), (4, 3, 3, 3), direction="weight", algorithm="reference").direction
+    'weight'
     """
-    spec, opts = spec_of(x_shape, weight_shape, dtype, **options)
-    return call.build_plan(spec, opts, prepared)
+    spec, opts = spec_of(x_shape, weight_shape, dtype, direction, **options)
+    return call.build_plan(spec, opts, prepared, "input" if direction == "transpose" else direction)
 
 
 def explain(
@@ -85,6 +105,7 @@ def explain(
     dtype: DTypeLike = "float32",
     prepared: bool = True,
     measure: bool = False,
+    direction: str = "forward",
     **options: Any,
 ) -> Explanation:
     """Why an algorithm is chosen for arrays of these shapes: a table of all candidates.
@@ -96,11 +117,16 @@ def explain(
     Explanation
         Prints as a table; ``.rows`` holds the same as objects.
     """
-    return plan(x_shape, weight_shape, dtype=dtype, prepared=prepared, **options).explain(measure)
+    return plan(x_shape, weight_shape, dtype=dtype, prepared=prepared, direction=direction, **options).explain(measure)
 
 
 def autotune(
-    x_shape: Sequence[int], weight_shape: Sequence[int], *, dtype: DTypeLike = "float32", **options: Any
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *,
+    dtype: DTypeLike = "float32",
+    direction: str = "forward",
+    **options: Any,
 ) -> Plan:
     """Measure the algorithms on arrays of these shapes, and remember the times for this and later processes.
 
@@ -114,5 +140,8 @@ def autotune(
     """
     from fastconv.plan.autotune import autotune_spec
 
-    spec, opts = spec_of(x_shape, weight_shape, dtype, **options)
-    return autotune_spec(spec, algorithm=opts.algorithm, accuracy=opts.accuracy, workspace_limit=opts.workspace_limit)
+    spec, opts = spec_of(x_shape, weight_shape, dtype, direction, **options)
+    return autotune_spec(
+        spec, algorithm=opts.algorithm, accuracy=opts.accuracy, workspace_limit=opts.workspace_limit,
+        direction="input" if direction == "transpose" else direction,
+    )  # fmt: skip

@@ -16,11 +16,11 @@ import numpy as np
 
 import fastconv
 from fastconv.bench import overhead, report
+from fastconv.bench.directions import DIRECTIONS
 from fastconv.bench.peers import INSTALL_HINT, PEERS, Peer, load, quieten_pools
-from fastconv.bench.runner import MODES, Neighbours, Result, contest, time_layer
+from fastconv.bench.runner import MODES, Neighbours, Result, algorithm_names, contest, time_layer
 from fastconv.bench.shapes import DEFAULT_SUITE, Layer, read_layers, select
 from fastconv.cpu import isa, peak
-from fastconv.plan.candidates import CANDIDATES
 
 BUSY_CORES = 0.05  # of other processes, from which on a suite's numbers come with a warning
 
@@ -92,6 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--threads", type=int, nargs="+", default=[1, fastconv.get_num_threads()], metavar="N",
         help="numbers of threads, one pass each [1 and all]")  # fmt: skip
     add("--dtype", choices=("float32", "float64"), default="float32", help="[%(default)s]")
+    add("--direction", choices=DIRECTIONS, default="forward",
+        help="the convolution, a gradient, both gradients, or the transposed convolution [%(default)s]")  # fmt: skip
     add("--mode", choices=MODES, default="prepared",
         help="weights prepared ahead, or passed with each call, or both [%(default)s]")  # fmt: skip
     add("--accuracy", choices=("exact", "default", "fast"), default="default", help="[%(default)s]")
@@ -107,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check_algorithms(names: Sequence[str]) -> None:
-    known = ["all", *(module.NAME for module in CANDIDATES)]
+    known = ["all", *algorithm_names()]
     for name in names:
         if name not in known:
             raise ValueError(f"unknown algorithm {name!r}; known: {', '.join(known)}")
@@ -150,7 +152,7 @@ def run_layers(layers: Sequence[Layer], peers: Sequence[Peer], options: argparse
                         result = time_layer(
                             layer, peers, threads=threads, dtype=options.dtype, mode=options.mode,
                             accuracy=options.accuracy, algorithms=algorithms, seconds=seconds,
-                            min_rounds=3 if options.quick else 7,
+                            min_rounds=3 if options.quick else 7, direction=options.direction,
                         )  # fmt: skip
                         members.append(result)
                         results.append(result)
@@ -195,7 +197,11 @@ def finish(results: Sequence[Result], environment: str, options: argparse.Namesp
 def show_saved(saved: Sequence[tuple[list[Result], str]], options: argparse.Namespace) -> int:
     """Report earlier runs together, a later one's result replacing an earlier one's for the same layer."""
     environment = "; ".join(dict.fromkeys(line for _, line in saved))
-    merged = {(result.layer, result.threads, result.dtype): result for results, _ in saved for result in results}
+    merged = {
+        (result.layer, result.threads, result.dtype, result.direction): result
+        for results, _ in saved
+        for result in results
+    }
     results = list(merged.values())
     print(environment)
     for threads in report.thread_counts(results):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,6 +47,16 @@ class Peer:
     def refuses(self, layer: Layer, dtype: str) -> str | None:
         """Why this peer cannot run the layer, or None."""
         return None
+
+    def refuses_gradients(self, layer: Layer, direction: str) -> str | None:
+        """Why this peer cannot compute the layer's gradients or its transposed convolution, or None."""
+        return "only compared in the forward direction"
+
+    def prepare_gradient(
+        self, layer: Layer, direction: str, data: tuple[np.ndarray, np.ndarray, np.ndarray], output_padding: Any
+    ) -> Callable[[], Any]:
+        """The call to time, of (x, weight, gradient of the output)."""
+        raise NotImplementedError
 
     def set_threads(self, threads: int) -> None:
         """How many threads the layers prepared from now on may use."""
@@ -88,11 +99,31 @@ class Torch(Peer):
         options = layer.options
         return lambda: conv(*tensors, **options)
 
+    def refuses_gradients(self, layer: Layer, direction: str) -> str | None:
+        return None
+
+    def prepare_gradient(
+        self, layer: Layer, direction: str, data: tuple[np.ndarray, np.ndarray, np.ndarray], output_padding: Any
+    ) -> Callable[[], Any]:
+        x, weight, g = (self._layout(self.torch.from_numpy(array)) for array in data)
+        if direction == "transpose":
+            functional = self.torch.nn.functional
+            conv = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+            return partial(conv[layer.ndim - 1], g, weight, output_padding=output_padding, **layer.options)
+        mask = [direction in ("input", "backward"), direction in ("weight", "backward"), False]
+        return partial(
+            self.torch.ops.aten.convolution_backward, g, x, weight, None, layer.stride, layer.padding, layer.dilation,
+            False, [0] * layer.ndim, layer.groups, mask,
+        )  # fmt: skip
+
     def _layout(self, tensor: Any) -> Any:
         return tensor
 
     def numpy(self, result: Any) -> np.ndarray:
-        return result.numpy()
+        if not isinstance(result, tuple):
+            return result.numpy()
+        parts = [part.numpy() for part in result if part is not None]
+        return parts[0] if len(parts) == 1 else np.concatenate([part.reshape(-1) for part in parts])
 
 
 class TorchChannelsLast(Torch):
@@ -102,6 +133,9 @@ class TorchChannelsLast(Torch):
 
     def refuses(self, layer: Layer, dtype: str) -> str | None:
         return "PyTorch has no channels_last layout in 1-D" if layer.ndim == 1 else None
+
+    def refuses_gradients(self, layer: Layer, direction: str) -> str | None:
+        return self.refuses(layer, "float32")
 
     def _layout(self, tensor: Any) -> Any:
         formats = {4: self.torch.channels_last, 5: self.torch.channels_last_3d}

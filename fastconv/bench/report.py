@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fastconv.bench.peers import CONTESTANTS
-from fastconv.bench.runner import FUNCTIONAL, PREPARED, Result, Timing
+from fastconv.bench.runner import FUNCTIONAL, PREPARED, Result, Timing, algorithm_names
 from fastconv.bench.shapes import COLUMNS, parse_layer
-from fastconv.plan.candidates import CANDIDATES
 
 TORCH, BEST = "torch best", "best peer"
 CSV_COLUMNS = (
-    "threads", "dtype", *COLUMNS, "contestant", "algorithm", "ms", "median_ms", "samples",
+    "threads", "dtype", "direction", *COLUMNS, "contestant", "algorithm", "ms", "median_ms", "samples",
     "gflops", "roof_gflops", "roof_percent", "note",
 )  # fmt: skip
 
@@ -119,7 +118,7 @@ def layer_table(results: Sequence[Result]) -> str:
     timed = {name for result in results for name in result.timings}
     ours = PREPARED if PREPARED in timed else FUNCTIONAL
     peers = [name for name in CONTESTANTS if name in timed]
-    algorithms = [module.NAME for module in CANDIDATES if module.NAME in timed]
+    algorithms = [name for name in algorithm_names() if name in timed]
     others = algorithms if ours == FUNCTIONAL or FUNCTIONAL not in timed else [FUNCTIONAL, *algorithms]
     headers = ["layer", "algorithm", "ms", "GFLOP/s", "% roof", *others, *(f"{name} (ratio)" for name in peers)]
     rows = []
@@ -277,7 +276,7 @@ def markdown_report(results: Sequence[Result], environment: str) -> str:
 def csv_rows(results: Iterable[Result]) -> Iterable[dict[str, Any]]:
     for result in results:
         common = {
-            "threads": result.threads, "dtype": result.dtype, **result.layer.row(),
+            "threads": result.threads, "dtype": result.dtype, "direction": result.direction, **result.layer.row(),
             "algorithm": result.algorithm, "roof_gflops": f"{result.roof / 1e9:.2f}",
         }  # fmt: skip
         for name, timing in result.timings.items():
@@ -312,8 +311,8 @@ def read_csv(path: Path) -> tuple[list[Result], str]:
             raise ValueError(f"{path} was not written by this benchmark")
         for row in rows:
             layer, threads, dtype = parse_layer(row), int(row["threads"]), row["dtype"]
-            new = Result(layer, threads, dtype, row["algorithm"], 1e9 * float(row["roof_gflops"]))
-            result = results.setdefault((layer, threads, dtype), new)
+            new = Result(layer, threads, dtype, row["algorithm"], 1e9 * float(row["roof_gflops"]), row["direction"])
+            result = results.setdefault((layer, threads, dtype, new.direction), new)
             if row["ms"]:
                 timing = Timing(float(row["ms"]) / 1e3, float(row["median_ms"]) / 1e3, int(row["samples"]))
                 result.timings[row["contestant"]] = timing

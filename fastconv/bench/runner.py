@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 import fastconv
+from fastconv.bench import directions
 from fastconv.bench.peers import PAUSE, Peer
 from fastconv.bench.shapes import Layer
 from fastconv.cpu.peak import roof
+from fastconv.plan import candidates
 from fastconv.plan.candidates import CANDIDATES
 
 Call = Callable[[], Any]
@@ -56,6 +58,7 @@ class Result:
     dtype: str
     algorithm: str
     roof: float
+    direction: str = "forward"
     timings: dict[str, Timing] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -65,10 +68,15 @@ class Result:
 
     def algorithms(self) -> dict[str, Timing]:
         """Every algorithm timed, the chosen one by the prepared contestant."""
-        found = {module.NAME: self.timings[module.NAME] for module in CANDIDATES if module.NAME in self.timings}
-        if PREPARED in self.timings:
-            found.setdefault(self.algorithm, self.timings[PREPARED])
+        found = {name: self.timings[name] for name in algorithm_names() if name in self.timings}
+        if self.ours in self.timings:
+            found.setdefault(self.algorithm, self.timings[self.ours])
         return found
+
+    @property
+    def ours(self) -> str:
+        """The contestant that runs the algorithm chosen: gradients have no prepared form."""
+        return PREPARED if self.direction in ("forward", "transpose") else FUNCTIONAL
 
     @property
     def problems(self) -> dict[str, str]:
@@ -77,10 +85,15 @@ class Result:
 
     def gflops(self, timing: Timing) -> float:
         """Speed counted as the direct method, whatever the algorithm really computes."""
-        return self.layer.spec.flops / timing.best / 1e9
+        return self.layer.spec.flops * (2 if self.direction == "backward" else 1) / timing.best / 1e9
 
     def roof_percent(self, timing: Timing) -> float:
         return 100e9 * self.gflops(timing) / self.roof
+
+
+def algorithm_names() -> tuple[str, ...]:
+    """The algorithms of all directions, each name once."""
+    return tuple(dict.fromkeys(name for direction in candidates.DIRECTIONS for name in candidates.names(direction)))
 
 
 class Neighbours:
@@ -213,6 +226,24 @@ def our_contestants(
     return makers, notes
 
 
+def our_gradients(
+    layer: Layer,
+    direction: str,
+    data: tuple[np.ndarray, np.ndarray, np.ndarray],
+    chosen: str,
+    algorithms: Sequence[str],
+    options: dict[str, Any],
+) -> dict[str, Maker]:
+    """The same for a gradient or a transposed convolution."""
+    make = partial(directions.make_call, layer, direction, data)
+    makers: dict[str, Maker] = {PREPARED if direction == "transpose" else FUNCTIONAL: partial(make, options)}
+    for name in directions.algorithms(direction):
+        small = name != "reference" or layer.spec.flops <= REFERENCE_FLOPS
+        if name != chosen and small and (name in algorithms or "all" in algorithms):
+            makers[name] = partial(make, options | {"algorithm": name})
+    return makers
+
+
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Largest difference relative to the largest output; infinite for another shape or a NaN."""
     if ours.shape != theirs.shape:
@@ -232,6 +263,7 @@ def time_layer(
     accuracy: str = "default",
     seconds: float = 2.0,
     min_rounds: int = 7,
+    direction: str = "forward",
 ) -> Result:
     """Check that all contestants compute the same, then time them.
 
@@ -252,17 +284,31 @@ def time_layer(
         Asked of the dispatcher.
     seconds, min_rounds
         See `interleave`.
+    direction : str
+        What to time, of `directions.DIRECTIONS`.
     """
     x, weight = layer.data(dtype)
     options = layer.options | {"accuracy": accuracy}
-    plan = fastconv.plan(x.shape, weight.shape, dtype=dtype, **options)
-    result = Result(layer, threads, dtype, plan.algorithm, roof(measure=True).peak(dtype, threads))
-    makers, result.notes = our_contestants(layer, plan, (x, weight), mode, algorithms, options)
+    forward = direction == "forward"
+    data = (x, weight, x if forward else directions.gradient(layer, dtype))
+    plans = directions.plans(layer, direction, dtype, accuracy) if not forward else [
+        fastconv.plan(x.shape, weight.shape, dtype=dtype, **options)
+    ]  # fmt: skip
+    chosen = "+".join(plan.algorithm for plan in plans)
+    result = Result(layer, threads, dtype, chosen, roof(measure=True).peak(dtype, threads), direction)
+    if forward:
+        makers, result.notes = our_contestants(layer, plans[0], (x, weight), mode, algorithms, options)
+    else:
+        makers = our_gradients(layer, direction, data, chosen, algorithms, options)
     read: dict[str, Callable[[Any], np.ndarray]] = {}
     for peer in peers:
-        reason = peer.refuses(layer, dtype)
-        if reason is None:
+        reason = peer.refuses(layer, dtype) if forward else peer.refuses_gradients(layer, direction)
+        if reason is None and forward:
             makers[peer.name], read[peer.name] = partial(peer.prepare, layer, x, weight), peer.numpy
+        elif reason is None:
+            extra = directions.output_padding(layer)
+            makers[peer.name] = partial(peer.prepare_gradient, layer, direction, data, extra)
+            read[peer.name] = peer.numpy
         else:
             result.notes[peer.name] = reason
 
@@ -276,7 +322,7 @@ def time_layer(
             value = call()
             if name in read:  # the first call of ours may have compiled
                 first[name] = time.perf_counter() - begin
-            array = read.get(name, np.asarray)(value)
+            array = read.get(name, directions.as_array)(value)
         except Exception as error:  # another library may raise anything, and must not end a long run
             if expected is None:
                 raise  # our own

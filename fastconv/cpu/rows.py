@@ -192,3 +192,57 @@ def add_rows(typingctx: Any, src: Any, s0: Any, other: Any, r0: Any, dst: Any, d
         return context.get_dummy_value()
 
     return types.void(src, size, other, size, dst, size, size), codegen
+
+
+@intrinsic
+def reverse_row(typingctx: Any, src: Any, s0: Any, dst: Any, d0: Any, n: Any) -> Any:
+    """dst[d0 + i] = src[s0 + n-1-i], i < n."""
+    dtype, size = element_dtype(src, dst), types.int64
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        e = Emitter(b, dtype)
+        source = array_pointer(context, b, sig.args[0], a[0], a[1])
+        target = array_pointer(context, b, sig.args[2], a[2], a[3])
+        backward = range(e.width - 1, -1, -1)
+
+        def body(row: _Row) -> None:
+            # The vector that ends where this one begins, seen from the row's end; its first lanes may lie before it.
+            start = b.sub(b.sub(a[4], row.at), i64(e.width))
+            mask = None
+            if row.mask is not None:
+                lanes = ir.Constant(ir.VectorType(I32, e.width), list(backward))
+                mask = b.shuffle_vector(row.mask, row.mask, lanes)
+            values = _Row(e, start, mask).load(source)
+            row.store(e.shuffle(values, values, backward), target)
+
+        _for_row(e, a[4], body)
+        return context.get_dummy_value()
+
+    return types.void(src, size, dst, size, size), codegen
+
+
+@intrinsic
+def merge_rows(typingctx: Any, src: Any, s0: Any, s1: Any, dst: Any, d0: Any, n: Any) -> Any:
+    """dst[d0 + 2*i] = src[s0 + i] and dst[d0 + 2*i + 1] = src[s1 + i], i < n."""
+    dtype, size = element_dtype(src, dst), types.int64
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        e = Emitter(b, dtype)
+        even = array_pointer(context, b, sig.args[0], a[0], a[1])
+        odd = array_pointer(context, b, sig.args[0], a[0], a[2])
+        target = array_pointer(context, b, sig.args[3], a[3], a[4])
+        W = e.width
+
+        def body(row: _Row) -> None:
+            one, other = row.load(even), row.load(odd)
+            left = b.sub(b.add(a[5], a[5]), b.add(row.at, row.at))  # cells of the result from here on
+            for half in range(2):
+                lanes = [lane // 2 + lane % 2 * W for lane in range(half * W, half * W + W)]
+                place = b.add(b.add(row.at, row.at), i64(half * W))
+                mask = None if row.mask is None else _first_lanes(e, b.sub(left, i64(half * W)))
+                _Row(e, place, mask).store(e.shuffle(one, other, lanes), target)
+
+        _for_row(e, a[5], body)
+        return context.get_dummy_value()
+
+    return types.void(src, size, size, dst, size, size), codegen

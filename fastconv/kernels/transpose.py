@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.adjoint import AxisPhase, Phase, input_phases, zero_padded
+from fastconv.adjoint import Phase, input_phases, zero_padded
 from fastconv.cpu import threads as pool
 from fastconv.cpu import workspace
-from fastconv.kernels import transpose_kernels
+from fastconv.kernels import direct, transpose_kernels
+from fastconv.kernels import transpose_weights as weights
 from fastconv.kernels.common import Cost, ceil_div
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.kernels.pack import padded_sources
@@ -30,12 +31,13 @@ TASK_BYTES = 16 << 10
 
 @dataclass(frozen=True)
 class Part:
-    """One phase: its convolution, that one's parameters, and where its cells lie in scratch."""
+    """One phase: its convolution, that one's parameters, where its cells lie in scratch, and its taps."""
 
     phase: Phase
     spec: ConvSpec
     params: Any
     begin: int
+    taps: np.ndarray = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Params:
 
     images : computed at a time.
     direct : whether the only part writes the output itself.
+    elements, row : of the phases in scratch, and of the row of zeros at its end.
     padded : elements of the gradient of the padded input, 0 where padding is zeros.
     """
 
@@ -53,6 +56,7 @@ class Params:
     direct: bool
     parts: tuple[Part, ...]
     elements: int
+    row: int
     padded: int
     interleave: tuple[int, Any, Any] = field(repr=False, compare=False)
     fold: tuple[int, Any, Any] | None = field(repr=False, compare=False)
@@ -79,12 +83,12 @@ class Phases:
         inner = zero_padded(spec)
         folds = inner is not spec
         phases = input_phases(inner)
-        direct = len(phases) == 1 and phases[0].whole
-        per_image = 0 if direct else sum(prod(p.spec.out_shape[1:]) for p in phases if p.spec is not None)
+        direct_way = len(phases) == 1 and phases[0].whole
+        per_image = 0 if direct_way else sum(prod(p.spec.out_shape[1:]) for p in phases if p.spec is not None)
         if folds:
             per_image += prod(inner.x_shape[1:])
         images = _images(spec.N, per_image * spec.itemsize, limit) if per_image else spec.N
-        used = per_image * images * spec.itemsize
+        used = (per_image * images + inner.input3[2]) * spec.itemsize if per_image else 0
         if used > limit:
             return f"the phases of one image exceed the workspace limit of {limit} bytes"
         parts, begin, most = [], 0, 0
@@ -95,16 +99,17 @@ class Phases:
             params = self.module.parameters(part, threads, limit - used)
             if isinstance(params, str):
                 return params
-            parts.append(Part(phase, part, params, begin))
+            parts.append(Part(phase, part, params, begin, weights.positions(inner, phase.axes)))
             most = max(most, params.workspace)
-            begin += 0 if direct else prod(part.out_shape)
+            begin += 0 if direct_way else prod(part.out_shape)
         return Params(
             threads=threads,
             workspace=used + most,
             images=images,
-            direct=direct,
+            direct=direct_way,
             parts=tuple(parts),
-            elements=begin,
+            elements=0 if direct_way else begin + inner.input3[2],
+            row=0 if direct_way else inner.input3[2],
             padded=prod(inner.x_shape[1:]) * images if folds else 0,
             interleave=_interleaving(inner, images, phases, parts),
             fold=_folding(spec, images) if folds else None,
@@ -133,10 +138,15 @@ class Phases:
 
     def prepare(self, spec: ConvSpec, params: Params, weight: np.ndarray) -> tuple[Any, ...]:
         """For each part the weights of its taps, input and output channels exchanged, as its algorithm wants them."""
-        return tuple(
-            self.module.prepare(part.spec, part.params, adjoint_weight(spec, part.phase.axes, weight))
-            for part in params.parts
-        )
+        packed = []
+        for part in params.parts:
+            if self.module is direct and part.params.form == "channels":
+                sizes = part.params.OCP, part.params.blocks
+                packed.append(weights.exchange_packed(spec, part.taps, weight, params.threads, *sizes))
+            else:
+                exchanged = weights.exchange(spec, part.taps, weight, params.threads)
+                packed.append(self.module.prepare(part.spec, part.params, exchanged.reshape(part.spec.weight_shape)))
+        return tuple(packed)
 
     def run(
         self, spec: ConvSpec, params: Params, x: np.ndarray, packed: Any, out: np.ndarray, epilogue: Epilogue
@@ -149,6 +159,7 @@ class Phases:
         plain = Epilogue(epilogue.bias[:0], epilogue.residual[:0], NO_ACTIVATION[spec.dtype])
         with workspace.scratch(spec.dtype, params.elements + params.padded, 1) as scratch:
             cells, padded = scratch[: params.elements], scratch[params.elements :]
+            cells[params.elements - params.row :] = 0  # the row that phases without taps show
             for image in range(0, spec.N, params.images):
                 begin = image // params.images
                 gradient = x[begin * steps_x : (begin + 1) * steps_x]
@@ -192,16 +203,6 @@ def _images(N: int, per_image: int, limit: int) -> int:
     """Images at a time: a divisor of N, as many as the cache holds."""
     most = max(1, min(PHASES_BYTES, limit) // per_image)
     return max(count for count in range(1, min(N, most) + 1) if N % count == 0)
-
-
-def adjoint_weight(spec: ConvSpec, axes: tuple[AxisPhase, ...], weight: np.ndarray) -> np.ndarray:
-    """The weight of one phase, (C, OC // groups, *taps), contiguous."""
-    G = spec.groups
-    positions = [axis.positions(k, spec.flip) for axis, k in zip(axes, spec.kernel, strict=True)]
-    taps: tuple[Any, ...] = (..., *positions)
-    grouped = weight.reshape(G, spec.OC // G, spec.C // G, *spec.kernel)[taps]
-    exchanged = np.ascontiguousarray(grouped.swapaxes(1, 2))
-    return exchanged.reshape(spec.C, spec.OC // G, *exchanged.shape[3:])
 
 
 def _row_tasks(spec: ConvSpec, size: tuple[int, int, int], images: int) -> tuple[int, int, int]:

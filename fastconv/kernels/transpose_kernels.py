@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastconv.cpu.jit import inline, kernel
-from fastconv.cpu.rows import add_rows, copy_row, fill_row
+from fastconv.cpu.rows import add_rows, copy_row, fill_row, merge_rows
 from fastconv.cpu.simd import claim, unpack
 from fastconv.kernels.epilogue import bias_of, store_channels, store_row
 
@@ -45,6 +45,7 @@ def interleave(  # type: ignore[no-untyped-def]
     """
     channels_last, rows, per_task, C, D, H, W, sd, sh, sw, _, nh, nw = unpack(geometry, GEOMETRY)
     unit = C if channels_last else 1
+    zeros = parts.size - W  # a row of zeros ends the array
     while True:
         task = claim(counter)
         if task >= tasks:
@@ -52,6 +53,7 @@ def interleave(  # type: ignore[no-untyped-def]
         for row in range(task * per_task, min(rows, task * per_task + per_task)):
             n, c, d, h = _locate(row, channels_last, C, D, H)
             o0 = row * W * unit
+            even = zeros
             first = ((d % sd) * nh + h % sh) * nw
             for e in range(nw):
                 at = (first + e) * PHASE
@@ -70,6 +72,13 @@ def interleave(  # type: ignore[no-untyped-def]
                             copy_row(parts, source + m * C, out, o0 + (e + m * sw) * C, C)
                         else:
                             fill_row(out, o0 + (e + m * sw) * C, C)
+                elif sw == 2 and nw == 2 and e == 0:
+                    even = source if begin >= 0 else zeros
+                elif sw == 2 and nw == 2:
+                    odd = source if begin >= 0 else zeros
+                    merge_rows(parts, even, odd, out, o0, W // 2)
+                    if W % 2:
+                        out[o0 + W - 1] = parts[even + W // 2]
                 else:
                     for m in range(count):
                         out[o0 + e + m * sw] = parts[source + m] if begin >= 0 else out.dtype.type(0)
