@@ -14,6 +14,22 @@ from fastconv.activation import (
     softmax_backward,
     tanh,
 )
+from fastconv.adaptive import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool1d_backward,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    adaptive_avg_pool3d,
+    adaptive_avg_pool3d_backward,
+    adaptive_max_pool1d,
+    adaptive_max_pool1d_backward,
+    adaptive_max_pool2d,
+    adaptive_max_pool2d_backward,
+    adaptive_max_pool3d,
+    adaptive_max_pool3d_backward,
+    global_avg_pool,
+    global_max_pool,
+)
 from fastconv.conv import conv1d, conv2d, conv3d
 from fastconv.cpu.threads import get_num_threads, set_num_threads
 from fastconv.dropout import dropout, dropout_backward
@@ -55,6 +71,10 @@ from fastconv.pool_norm import (
 )
 from fastconv.prepared import PreparedConv, prepare
 from fastconv.receptive import Field, Window, conv_parameters, output_size, receptive_field
+from fastconv.resample import (
+    interpolate,
+    interpolate_backward,
+)
 from fastconv.separable import (
     depthwise_separable_conv2d,
     flatten_kernel,
@@ -70,6 +90,36 @@ from fastconv.transpose import (
     conv_transpose3d,
     prepare_transpose,
 )
+from fastconv.unpool import (
+    max_unpool1d,
+    max_unpool1d_backward,
+    max_unpool2d,
+    max_unpool2d_backward,
+    max_unpool3d,
+    max_unpool3d_backward,
+)
+from fastconv.unpool_average import (
+    avg_unpool1d,
+    avg_unpool1d_backward,
+    avg_unpool2d,
+    avg_unpool2d_backward,
+    avg_unpool3d,
+    avg_unpool3d_backward,
+)
+from fastconv.unpool_blocks import (
+    bed_of_nails_unpool1d,
+    bed_of_nails_unpool1d_backward,
+    bed_of_nails_unpool2d,
+    bed_of_nails_unpool2d_backward,
+    bed_of_nails_unpool3d,
+    bed_of_nails_unpool3d_backward,
+    nearest_unpool1d,
+    nearest_unpool1d_backward,
+    nearest_unpool2d,
+    nearest_unpool2d_backward,
+    nearest_unpool3d,
+    nearest_unpool3d_backward,
+)
 
 # Last: the function `plan` takes the place of the subpackage of that name, which is loaded by now.
 from fastconv.planning import autotune, explain, plan  # isort: skip
@@ -81,6 +131,18 @@ __all__ = [
     "Window",
     "activate",
     "activate_backward",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool1d_backward",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
+    "adaptive_avg_pool3d",
+    "adaptive_avg_pool3d_backward",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool1d_backward",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_backward",
+    "adaptive_max_pool3d",
+    "adaptive_max_pool3d_backward",
     "autotune",
     "avg_pool1d",
     "avg_pool1d_backward",
@@ -88,8 +150,20 @@ __all__ = [
     "avg_pool2d_backward",
     "avg_pool3d",
     "avg_pool3d_backward",
+    "avg_unpool1d",
+    "avg_unpool1d_backward",
+    "avg_unpool2d",
+    "avg_unpool2d_backward",
+    "avg_unpool3d",
+    "avg_unpool3d_backward",
     "batch_norm",
     "batch_norm_backward",
+    "bed_of_nails_unpool1d",
+    "bed_of_nails_unpool1d_backward",
+    "bed_of_nails_unpool2d",
+    "bed_of_nails_unpool2d_backward",
+    "bed_of_nails_unpool3d",
+    "bed_of_nails_unpool3d_backward",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -107,11 +181,15 @@ __all__ = [
     "flatten_kernel",
     "flattened_conv2d",
     "get_num_threads",
+    "global_avg_pool",
+    "global_max_pool",
     "grad",
     "group_norm",
     "group_norm_backward",
     "instance_norm",
     "instance_norm_backward",
+    "interpolate",
+    "interpolate_backward",
     "kernel_rank",
     "layer_norm",
     "layer_norm_backward",
@@ -135,6 +213,18 @@ __all__ = [
     "max_pool2d_backward",
     "max_pool3d",
     "max_pool3d_backward",
+    "max_unpool1d",
+    "max_unpool1d_backward",
+    "max_unpool2d",
+    "max_unpool2d_backward",
+    "max_unpool3d",
+    "max_unpool3d_backward",
+    "nearest_unpool1d",
+    "nearest_unpool1d_backward",
+    "nearest_unpool2d",
+    "nearest_unpool2d_backward",
+    "nearest_unpool3d",
+    "nearest_unpool3d_backward",
     "output_size",
     "plan",
     "prepare",

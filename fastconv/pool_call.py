@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -162,5 +161,6 @@ class Frame:
         return out
 
 
-def elements(*sizes: int) -> int:
-    return prod(sizes)
+def plain(value: Any) -> Any:
+    """A list as a tuple, so that an option can be part of a key."""
+    return tuple(value) if isinstance(value, list) else value

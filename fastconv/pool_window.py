@@ -63,7 +63,7 @@ def ranked(frame: Frame, spec: PoolSpec, plan: kernels.Plan) -> Call:
     return call
 
 
-def _check_window(spec: PoolSpec) -> None:
+def check_window(spec: PoolSpec) -> None:
     """Places within a window are counted in integers as wide as its values."""
     reach = 0
     for e, size in zip(spec.extent, spec.input, strict=True):
@@ -80,7 +80,7 @@ def _build_max(
     spec = spec_of(frame, kernel_size, stride, padding, dilation, ceil_mode)
     if not check_bool("return_indices", indexed):
         return planned(frame, spec, kernels.plan(spec, MAX, kernels.PLAIN, 1, False, get_num_threads()))
-    _check_window(spec)
+    check_window(spec)
     return ranked(frame, spec, kernels.plan(spec, MAX, kernels.PLAIN, 1, True, get_num_threads()))
 
 
@@ -119,7 +119,7 @@ def _build_max_backward(
         values = frame.take("grad_output", grad, spec.output)
         if indices is not None:
             return scatter(values, frame.take("indices", indices, spec.output, np.int64))
-        _check_window(spec)
+        check_window(spec)
         maxima, places = frame.empty(spec.output).reshape(-1), frame.empty(spec.output, np.int64).reshape(-1)
         kernels.run(kernels.plan(spec, MAX, kernels.PLAIN, 1, True, get_num_threads()), frame.flat(x), maxima, places)
         return scatter(values, places)
