@@ -75,6 +75,7 @@ from fastconv.resample import (
     interpolate,
     interpolate_backward,
 )
+from fastconv.response_norm import local_response_norm, local_response_norm_backward
 from fastconv.separable import (
     depthwise_separable_conv2d,
     flatten_kernel,
@@ -196,6 +197,8 @@ __all__ = [
     "linear",
     "linear_backward",
     "linear_to_conv",
+    "local_response_norm",
+    "local_response_norm_backward",
     "locally_connected",
     "locally_connected_backward",
     "locally_connected_shape",

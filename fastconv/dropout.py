@@ -57,7 +57,7 @@ def dropout(
     >>> import numpy as np
     >>> import fastconv
     >>> fastconv.dropout(np.ones((1, 8), np.float32), 0.5, seed=1)
-    array([[0., 0., 2., 2., 2., 2., 2., 0.]], dtype=float32)
+    array([[2., 2., 2., 0., 0., 2., 2., 2.]], dtype=float32)
     """
     p, channels = number("p", p, 0.0, 1.0), flag("channels", channels)
     seed = _seed(seed)
@@ -102,6 +102,6 @@ def dropout_backward(
     >>> import numpy as np
     >>> import fastconv
     >>> fastconv.dropout_backward(np.ones((1, 8), np.float32), 0.5, seed=1)
-    array([[0., 0., 2., 2., 2., 2., 2., 0.]], dtype=float32)
+    array([[2., 2., 2., 0., 0., 2., 2., 2.]], dtype=float32)
     """
     return dropout(grad_output, p, seed=seed, channels=channels, layout=layout)

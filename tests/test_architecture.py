@@ -21,7 +21,7 @@ FLOORS = [
     ["kernels"],
     ["plan"],
     ["call", "gradient_call", "planning", "conv", "prepared", "grad", "transpose"],
-    ["features", "activation", "dropout", "linear", "local", "norm", "receptive", "separable"],
+    ["features", "activation", "dropout", "linear", "local", "norm", "receptive", "response_norm", "separable"],
     [
         "pool_call",
         "pool_window",
