@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from fastconv.kernels import depthwise, direct, fft, im2col, reference
+from fastconv.kernels import depthwise, direct, fft, im2col, reference, weight_grad_direct, weight_grad_dots
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.kernels.transpose import Phases
@@ -79,6 +79,8 @@ INPUT: tuple[Algorithm, ...] = tuple(Phases(module) for module in CANDIDATES)
 
 #: The weight gradient has kernels of its own; the last two are forward passes with exchanged operands.
 WEIGHT: tuple[WeightAlgorithm, ...] = (
+    weight_grad_dots,  # few channels per group: vectors along pixels
+    weight_grad_direct,  # implicit GEMM over pixels
     Swapped(fft),
     Swapped(im2col),
     Swapped(reference),

@@ -39,6 +39,8 @@ RATES = {
     "direct": Rates(efficiency=0.87, transform=0.76, memory=0.24, call=1.2e-6, plane=41e-9),
     "im2col": Rates(efficiency=0.67, transform=0.026, memory=0.55, call=3.8e-6, plane=2e-6),
     "reference": Rates(efficiency=0.0045, transform=0.01, memory=0.0, call=3e-6, plane=0.0),
+    "weight direct": Rates(efficiency=0.87, transform=0.76, memory=0.24, call=4e-6, plane=0.0),
+    "weight dots": Rates(efficiency=0.80, transform=0.80, memory=0.60, call=4e-6, plane=0.0),
 }
 # The weight gradient's algorithms stand under "weight <name>"; those of the input gradient are the forward pass's.
 UNKNOWN = Rates(0.5, 0.03, 0.5, 5e-6, 0.5e-6)  # an algorithm nobody has fitted yet

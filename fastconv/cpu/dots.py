@@ -1,0 +1,176 @@
+"""Dot products of shifted rows: the SIMD kernel of weight gradients with few channels.
+
+    C[i, j][lane] (+)= sum_v Y[i, v*W + lane] * X[off[j] + v*W + lane]
+
+MR rows of Y meet NT shifts of X; all MR x NT sums are vectors that stay in registers while v runs. Lanes are pixels,
+and are added up at the very end, or channels, and never are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
+
+from fastconv.cpu import isa
+from fastconv.cpu.jit import inline
+from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, vector_width
+from fastconv.cpu.window import _once_each
+
+# MR -> most shifts. Every step loads MR + NT vectors, most of them across cache lines: two loads for MR * NT
+# multiply-adds. Nine sums are a 3x3 kernel; with 16 registers ten are all that fit beside Y and X.
+_MOST_32 = {4: 6, 2: 10, 1: 12}
+_MOST_16 = {4: 2, 2: 5, 1: 9}
+
+
+def most_shifts() -> dict[int, int]:
+    """Rows of Y -> the most shifts of X that have code; every smaller number has, too."""
+    return _MOST_32 if isa.registers() >= 32 else _MOST_16
+
+
+def _emit(e: Emitter, mr: int, nt: int, p: dict[str, Any]) -> None:
+    """One register tile at the builder's position; the builder ends behind it."""
+    b = e.builder
+    cells = [(i, j) for i in range(mr) for j in range(nt)]
+    rows = [b.gep(p["Y"], [b.mul(p["y_row"], i64(i))]) for i in range(mr)]
+    shifts = [b.gep(p["X"], [b.load(b.gep(p["off"], [i64(j)]))]) for j in range(nt)]
+    targets = {(i, j): b.gep(p["C"], [b.mul(b.add(b.mul(p["c_row"], i64(i)), i64(j)), i64(e.width))]) for i, j in cells}
+    entry = b.block
+    loop, leave, update, fresh, done = (
+        b.append_basic_block(f"{name}{mr}x{nt}") for name in ("v", "leave", "add", "set", "end")
+    )
+    b.branch(loop)
+
+    b.position_at_end(loop)
+    at = b.phi(I64)
+    sums = {cell: b.phi(e.vector) for cell in cells}
+    y = [e.load(b.gep(row, [at])) for row in rows]
+    new = {}
+    for j in range(nt):
+        x = e.load(b.gep(shifts[j], [at]))
+        for i in range(mr):
+            new[i, j] = e.fma(y[i], x, sums[i, j])
+    following = b.add(at, i64(e.width))
+    at.add_incoming(i64(0), entry)
+    at.add_incoming(following, loop)
+    for cell in cells:
+        sums[cell].add_incoming(e.constant(0), entry)
+        sums[cell].add_incoming(new[cell], loop)
+    again = b.cbranch(b.icmp_signed("<", following, p["end"]), loop, leave)
+    again.set_metadata("llvm.loop", _once_each(b.module))
+
+    b.position_at_end(leave)
+    b.cbranch(p["add"], update, fresh)
+    b.position_at_end(update)
+    for cell in cells:
+        e.store(e.add(e.load(targets[cell]), new[cell]), targets[cell])
+    b.branch(done)
+    b.position_at_end(fresh)
+    for cell in cells:
+        e.store(new[cell], targets[cell])
+    b.branch(done)
+    b.position_at_end(done)
+
+
+@intrinsic
+def dots(
+    typingctx: Any, mr: Any, nt: Any, Y: Any, y0: Any, y_row: Any, X: Any, x0: Any, off: Any, j0: Any, vectors: Any,
+    C: Any, c0: Any, c_row: Any, accumulate: Any,
+) -> Any:  # fmt: skip
+    """C[c0 + (i*c_row + j)*W + lane] (+)= sum over v < vectors of
+    Y[y0 + i*y_row + v*W + lane] * X[x0 + off[j0 + j] + v*W + lane], for i < mr, j < nt; vectors >= 1.
+
+    (mr, nt) is one of `most_shifts`; anything else computes nothing.
+    """
+    dtype, n = element_dtype(Y, X, C), types.int64
+    signature = types.void(n, n, Y, n, n, X, n, off, n, n, C, n, n, types.boolean)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        e = Emitter(b, dtype)
+        mr_, nt_, Y_, y0_, y_row_, X_, x0_, off_, j0_, vectors_, C_, c0_, c_row_, accumulate_ = args
+        p = {
+            "Y": array_pointer(context, b, sig.args[2], Y_, y0_), "y_row": y_row_,
+            "X": array_pointer(context, b, sig.args[5], X_, x0_),
+            "off": array_pointer(context, b, sig.args[7], off_, j0_),
+            "C": array_pointer(context, b, sig.args[10], C_, c0_), "c_row": c_row_,
+            "end": b.mul(vectors_, i64(e.width)), "add": accumulate_,
+        }  # fmt: skip
+        end = b.append_basic_block("dots_end")
+        choice = b.switch(b.add(b.mul(mr_, i64(16)), nt_), end)
+        for rows, most in most_shifts().items():
+            for shifts in range(1, most + 1):
+                block = b.append_basic_block(f"dots{rows}x{shifts}")
+                choice.add_case(i64(rows * 16 + shifts), block)
+                b.position_at_end(block)
+                _emit(e, rows, shifts, p)
+                b.branch(end)
+        b.position_at_end(end)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _most(typingctx: Any, mr: Any) -> Any:
+    """The most shifts for `mr` rows."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        result = i64(0)
+        for rows, most in most_shifts().items():
+            result = b.select(b.icmp_signed("==", args[0], i64(rows)), i64(most), result)
+        return result
+
+    return types.int64(types.int64), codegen
+
+
+@inline
+def dot_block(rows, shifts, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row, accumulate):  # type: ignore[no-untyped-def]
+    """`dots` of any number of rows and shifts."""
+    W = vector_width(C)
+    i = 0
+    while i < rows:
+        mr = 4 if rows - i >= 4 else 2 if rows - i >= 2 else 1
+        pieces = (shifts + _most(mr) - 1) // _most(mr)
+        for piece in range(pieces):
+            j, end = piece * shifts // pieces, (piece + 1) * shifts // pieces
+            dots(
+                mr, end - j, Y, y0 + i * y_row, y_row, X, x0, off, j0 + j, vectors, C, c0 + (i * c_row + j) * W, c_row,
+                accumulate,
+            )  # fmt: skip
+        i += mr
+
+
+@intrinsic
+def add_lanes(typingctx: Any, src: Any, s0: Any, dst: Any, d0: Any) -> Any:
+    """dst[d0 + i] = sum over the lanes of src[s0 + i*W + lane], in pairs; i < W."""
+    dtype = element_dtype(src, dst)
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        e = Emitter(b, dtype)
+        source = array_pointer(context, b, sig.args[0], a[0], a[1])
+        rows = e.transpose([e.load(b.gep(source, [i64(i * e.width)])) for i in range(e.width)])
+        while len(rows) > 1:
+            rows = [e.add(one, other) for one, other in zip(rows[::2], rows[1::2], strict=True)]
+        e.store(rows[0], array_pointer(context, b, sig.args[2], a[2], a[3]))
+        return context.get_dummy_value()
+
+    n = types.int64
+    return types.void(src, n, dst, n), codegen
+
+
+def dots_twin(
+    mr: int, nt: int, Y: np.ndarray, y0: int, y_row: int, X: np.ndarray, x0: int, off: np.ndarray, j0: int,
+    vectors: int, C: np.ndarray, c0: int, c_row: int, accumulate: bool,
+) -> None:  # fmt: skip
+    """`dots` in plain Python, its oracle in the tests."""
+    W = isa.width(C.dtype)
+    for i in range(mr):
+        for j in range(nt):
+            for lane in range(W):
+                total = C.dtype.type(0)
+                for v in range(vectors):
+                    total += Y[y0 + i * y_row + v * W + lane] * X[x0 + off[j0 + j] + v * W + lane]
+                cell = c0 + (i * c_row + j) * W + lane
+                C[cell] = C[cell] + total if accumulate else total
