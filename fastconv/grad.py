@@ -14,12 +14,15 @@ Complex gradients are those of PyTorch: the input's is the adjoint, computed wit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastconv import arrays, call
+from fastconv.cpu.threads import get_num_threads
 from fastconv.gradient_call import bound_input, bound_weight
+from fastconv.kernels import bias_grad
 from fastconv.spec import IntOrTuple, PaddingLike
 
 if TYPE_CHECKING:
@@ -581,6 +584,12 @@ def conv_bias(grad_output: ArrayLike, *, layout: str = "NCHW", ndim: int | None 
         raise ValueError(f"grad_output must have 3 to 5 axes (N, OC, 1 to 3 spatial), got shape {gradient.shape}")
     last = call.layout_is_channels_last(layout, spatial)
     channel = gradient.ndim - 1 if last else gradient.ndim - spatial - 1
+    if gradient.dtype in (np.float32, np.float64):
+        images = np.moveaxis(gradient if gradient.ndim == spatial + 2 else gradient[None], channel - gradient.ndim, 1)
+        in_memory = arrays.is_channels_last(images, prefer=last)
+        flat = arrays.ready(np.moveaxis(images, 1, -1) if in_memory else images, gradient.dtype).reshape(-1)
+        N, OC, *cells = images.shape
+        return bias_grad.run(flat, N, OC, prod(cells), in_memory, get_num_threads())
     axes = tuple(axis for axis in range(gradient.ndim) if axis != channel)
     wide = {"f": np.float64, "c": np.complex128}.get(gradient.dtype.kind)
     return gradient.sum(axis=axes, dtype=wide).astype(gradient.dtype)
