@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -43,12 +44,12 @@ def tiles() -> list[tuple[int, int]]:
 
 
 def _emit_tile(  # one register tile at the builder's position; the builder ends behind it
-    e: Emitter, mr: int, nv: int, step: Callable[[Any], tuple[list[Any], Any]], pc: Any, c_row: Any, K: Any, add: Any
+    e: Emitter, mr: int, nv: int, step: Callable[[Any], tuple[list[Any], Any]], c_rows: list[Any], K: Any, add: Any
 ) -> None:
-    """`step(k)` gives the pointers to A's `mr` scalars and to B's row at k."""
+    """`step(k)` gives the pointers to A's `mr` scalars and to B's row at k; `c_rows` are those to the rows of C."""
     b = e.builder
     cells = [(i, j) for i in range(mr) for j in range(nv)]
-    c_cells = {(i, j): b.gep(pc, [b.add(b.mul(c_row, i64(i)), i64(j * e.width))]) for i, j in cells}
+    c_cells = {(i, j): b.gep(c_rows[i], [i64(j * e.width)]) for i, j in cells}
 
     entry = b.block
     loop, leave, update, fresh, done = (
@@ -128,7 +129,7 @@ def microkernel(
                 column = b.mul(k, a_col_)
                 return [b.gep(row, [column]) for row in rows], b.gep(pb, [b.load(b.gep(po, [k]))])
 
-            _emit_tile(e, mr, nv, step, pc, c_row_, K_, accumulate_)
+            _emit_tile(e, mr, nv, step, [b.gep(pc, [b.mul(c_row_, i64(i))]) for i in range(mr)], K_, accumulate_)
 
         _switch(b, mr_, nv_, emit)
         return context.get_dummy_value()
@@ -167,7 +168,48 @@ def microkernel_channels(
                 prefetch_line(b, b.gep(next_b, [b.mul(k, step_)]))
                 return [b.gep(pixel, [place]) for pixel in pixels], b.gep(pb, [b.mul(k, i64(nv * e.width))])
 
-            _emit_tile(e, mr, nv, step, pc, c_row_, K_, accumulate_)
+            _emit_tile(e, mr, nv, step, [b.gep(pc, [b.mul(c_row_, i64(i))]) for i in range(mr)], K_, accumulate_)
+
+        _switch(b, mr_, nv_, emit)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def microkernel_pixels(
+    typingctx: Any, mr: Any, nv: Any, A: Any, a0: Any, at: Any, p0: Any, off: Any, k0: Any, K: Any, B: Any, b0: Any,
+    b_row: Any, C: Any, c0: Any, rows: Any, r0: Any, ahead: Any,
+) -> Any:  # fmt: skip
+    """C[c0 + rows[r0 + i]*nv*W + j] += sum_k A[a0 + at[p0 + i] + off[k0 + k]] * B[b0 + k*b_row + j], k < K, K >= 1.
+
+    The channel form for any choice of pixels. Step k asks for the cache line of B[ahead + k*b_row].
+    """
+    dtype = element_dtype(A, B, C)
+    n = types.int64
+    signature = types.void(n, n, A, n, at, n, off, n, n, B, n, n, C, n, rows, n, n)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        e = Emitter(b, dtype)
+        mr_, nv_, A_, a0_, at_, p0_, off_, k0_, K_, B_, b0_, b_row_, C_, c0_, rows_, r0_, ahead_ = args
+        pa = array_pointer(context, b, sig.args[2], A_, a0_)
+        pp = array_pointer(context, b, sig.args[4], at_, p0_)
+        po = array_pointer(context, b, sig.args[6], off_, k0_)
+        pb = array_pointer(context, b, sig.args[9], B_, b0_)
+        pc = array_pointer(context, b, sig.args[12], C_, c0_)
+        pr = array_pointer(context, b, sig.args[14], rows_, r0_)
+        next_b = array_pointer(context, b, sig.args[9], B_, ahead_)
+
+        def emit(mr: int, nv: int) -> None:
+            pixels = [b.gep(pa, [b.load(b.gep(pp, [i64(i)]))]) for i in range(mr)]
+            c_rows = [b.gep(pc, [b.mul(b.load(b.gep(pr, [i64(i)])), i64(nv * e.width))]) for i in range(mr)]
+
+            def step(k: Any) -> tuple[list[Any], Any]:
+                place, row = b.load(b.gep(po, [k])), b.mul(k, b_row_)
+                prefetch_line(b, b.gep(next_b, [row]))
+                return [b.gep(pixel, [place]) for pixel in pixels], b.gep(pb, [row])
+
+            _emit_tile(e, mr, nv, step, c_rows, K_, ir.Constant(ir.IntType(1), 1))
 
         _switch(b, mr_, nv_, emit)
         return context.get_dummy_value()
@@ -235,6 +277,23 @@ def gemm_channels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, ac
             mr, nv, A, a0, at, p0 + i, off, k0, K, B, b0, C, c0 + i * c_row, c_row, accumulate, ahead, step
         )
         ahead += K * step
+        i += mr
+
+
+@inline
+def gemm_pixels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, b_row, C, c0, rows, r0):  # type: ignore[no-untyped-def]
+    """The channel form over a list of `pixels`, each with its row of C, which has `nv` vectors and is added to.
+
+    Meanwhile the vectors behind those of B are brought into L2: one of each row with each register tile.
+    """
+    mr, i = 8, 0
+    W = vector_width(B)
+    ahead, end = b0 + nv * W, b0 + 2 * nv * W
+    while i < pixels:
+        while mr > pixels - i or widest_tile(mr) < nv:
+            mr -= 1
+        microkernel_pixels(mr, nv, A, a0, at, p0 + i, off, k0, K, B, b0, b_row, C, c0, rows, r0 + i, ahead)
+        ahead = ahead + W if ahead + W < end else b0
         i += mr
 
 

@@ -9,6 +9,8 @@ is used where it lies), multiplies it with the weights in one of two forms, and 
     channels   C[p, oc] = sum_k A[at[p] + off[k]] * B[k, oc]  [P x K] * [K x OC] -> [P x OC]
                Vectors along output channels: no pixel is wasted, strides cost nothing, weights are packed.
 
+A third form, `direct_taps`, leaves out multiplications by padded zeros where there are many.
+
 Georganas et al. 2018 (direct convolution blocking); Goto & van de Geijn 2008 (GEMM blocking).
 """
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv.cpu import isa, threads, workspace
-from fastconv.kernels import direct_kernels, direct_plan
+from fastconv.kernels import direct_kernels, direct_plan, direct_taps
 from fastconv.kernels.common import Cost
 from fastconv.kernels.direct_plan import Params
 from fastconv.kernels.epilogue import Epilogue
@@ -35,7 +37,15 @@ def refuses(spec: ConvSpec) -> str | None:
 
 
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
-    return direct_plan.parameters(spec, threads, limit)
+    found, by_taps = direct_plan.parameters(spec, threads, limit), direct_taps.parameters(spec, threads, limit)
+    if by_taps is None or (not isinstance(found, str) and _work(found) <= _work(by_taps)):
+        return found
+    return by_taps
+
+
+def _work(params: Params) -> float:
+    """Of the thread with the most tasks."""
+    return (params.cost.flops + params.cost.transform) / params.tasks * -(-params.tasks // params.threads)
 
 
 def cost(spec: ConvSpec, params: Params) -> Cost:
@@ -43,7 +53,7 @@ def cost(spec: ConvSpec, params: Params) -> Cost:
 
 
 def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
-    """Pixel form: the weights as they lie. Channel form: [group][block of vectors][k][vector lanes], zero-padded."""
+    """Pixel form: the weights as they lie. Others: [group][block of vectors][k][vector lanes], zero-padded."""
     flat = weight.reshape(-1)
     if params.form == "pixels":
         return flat
@@ -56,10 +66,12 @@ def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
 
 
 def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
-    kernel = direct_kernels.pixels if params.form == "pixels" else direct_kernels.channels
     with workspace.scratch(spec.dtype, params.per_thread, params.threads) as scratch:
         arrays = (
             params.geometry, params.tables, x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out,
             scratch,
         )  # fmt: skip
-        threads.run(kernel, params.tasks, arrays, params.threads)
+        threads.run(_KERNELS[params.form], params.tasks, arrays, params.threads)
+
+
+_KERNELS = {"pixels": direct_kernels.pixels, "channels": direct_kernels.channels, "taps": direct_taps.taps}

@@ -135,7 +135,7 @@ def pixels(  # type: ignore[no-untyped-def]
 
 
 @inline
-def _store_pixels(  # type: ignore[no-untyped-def]
+def store_pixels(  # type: ignore[no-untyped-def]
     geometry, n, od, oh0, ow0, height, width, oc, channels, c_row, C, c0, turned, bias, residual, constants, out
 ):
     """Store a tile whose channels lie side by side in C, one pixel after another; `turned`: room for a transpose."""
@@ -232,7 +232,7 @@ def channels(  # type: ignore[no-untyped-def]
                 if c + step < C:
                     continue
                 for i in range(images):
-                    _store_pixels(
+                    store_pixels(
                         geometry, n + i, od, oh0, ow0, height, width, g * OC + oc0 + v0 * W,
                         min(nv * W, oc_end - oc0 - v0 * W), nv * W, scratch, c0 + i * P * nv * W, turned, bias,
                         residual, constants, out,

@@ -77,7 +77,7 @@ def vector_blocks(OC: int, W: int) -> int:
     return ceil_div(ceil_div(OC, W), max(widest().values()))
 
 
-def _tile_cycles(rows: int, vectors: int, channels_form: bool, mr: int) -> float:
+def tile_cycles(rows: int, vectors: int, channels_form: bool, mr: int) -> float:
     """Cycles per k of a rows x vectors block: multiply-adds, loads or the sums' latency, whichever is longest.
 
     An unaligned vector crosses a cache line and costs two loads; packed weights are aligned.
@@ -112,7 +112,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         blocks = 1 if CB >= C else vector_blocks(OCP, W)
         sums = blocks * (P + W) * c_row + (0 if spec.channels_last else W * transposed_row(TH * TW, W, size))
         vectors = -(-OCP // W)
-        inner = _tile_cycles(P, nv, True, 8) * vectors / nv
+        inner = tile_cycles(P, nv, True, 8) * vectors / nv
         finish = (OCP / W) * P * (0.12 * W if spec.channels_last else 0.4 * W)
         inner += P / 8 * vectors * 6 / min(K, chain(spec))
     else:
@@ -121,7 +121,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         # Stores of channels-last outputs transpose whole vectors of channels and pixels.
         rows = min(finished_together(spec, mr), OCP) if CB >= C else OCP
         sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
-        inner = _tile_cycles(OCP, vectors, False, mr)
+        inner = tile_cycles(OCP, vectors, False, mr)
         straight = (TH == 1 or (cut.pitch == OW and TW == OW)) and not spec.channels_last
         finish = OCP * TH * (0 if straight else 14 + TW / W * 3) * (3 if spec.channels_last else 1)
         finish += 40.0 * -(-OCP // mr) * -(-vectors // 3) * -(-K // chain(spec))

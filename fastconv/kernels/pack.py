@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastconv.cpu.jit import inline
-from fastconv.cpu.rows import copy_every_second, copy_row
+from fastconv.cpu.rows import copy_every_second, copy_row, fill_row
 from fastconv.cpu.simd import transpose_block, vector_width
 from fastconv.spec import ConvSpec
 
@@ -114,3 +114,25 @@ def pack_rows_last(  # type: ignore[no-untyped-def]
     for c in range(channels):
         _edge(x, x0 + c, C, sources, s0, count, first, stride, 0, begin, dst, d0 + c * pitch)
         _edge(x, x0 + c, C, sources, s0, count, first, stride, end, extent, dst, d0 + c * pitch)
+
+
+@inline
+def pack_lanes(src, s0, step, lanes, count, dst, d0, row, scratch, corner):  # type: ignore[no-untyped-def]
+    """dst[d0 + p*row + lane] = src[s0 + lane*step + p], p < count; zero in lanes of a vector from `lanes` on.
+
+    Up to a vector of rows behind the last are written too.
+    """
+    W = vector_width(dst)
+    whole = count // W * W if lanes == W else 0
+    for p in range(0, whole, W):
+        transpose_block(src, s0 + p, step, dst, d0 + p * row, row)
+    if lanes == W and whole and whole < count:  # the last vector of pixels overlaps the one before
+        transpose_block(src, s0 + count - W, step, dst, d0 + (count - W) * row, row)
+        return
+    for p in range(whole, count, W):
+        for lane in range(W):
+            if lane < lanes:
+                copy_row(src, s0 + lane * step + p, scratch, corner + lane * W, min(W, count - p))
+            else:
+                fill_row(scratch, corner + lane * W, W)
+        transpose_block(scratch, corner, W, dst, d0 + p * row, row)

@@ -1,0 +1,120 @@
+"""The forms of direct convolution, each asked for whether it would be chosen or not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import pytest
+from cases import integers, run
+
+from fastconv.kernels import direct, direct_plan, direct_taps, reference
+from fastconv.kernels.epilogue import Epilogue
+from fastconv.spec import ConvSpec
+
+LIMIT = 256 << 20
+
+
+def problem(rng: np.random.Generator, padded: bool) -> ConvSpec:
+    ndim = int(rng.integers(1, 4))
+    groups = int(rng.choice([1, 1, 2]))
+    C, OC = int(rng.integers(1, 40)), int(rng.integers(1, 80))
+    kernel, stride = rng.integers(1, 5, ndim), rng.integers(1, 3, ndim)
+    dilation = rng.integers(1, 7, ndim)
+    padding = rng.integers(0, 9, (ndim, 2)) * padded
+    extent = (kernel - 1) * dilation + 1
+    size = np.maximum(rng.integers(1, 20 if ndim < 3 else 7, ndim), extent - padding.sum(1))
+    return ConvSpec.make(
+        (int(rng.integers(1, 6)), C * groups, *map(int, size)),
+        (OC * groups, C, *map(int, kernel)),
+        stride=tuple(map(int, stride)),
+        padding=tuple((int(lo), int(hi)) for lo, hi in padding),
+        dilation=tuple(map(int, dilation)),
+        groups=groups,
+        flip=bool(rng.random() < 0.3),
+        dtype="float64" if rng.random() < 0.2 else "float32",
+        channels_last=bool(rng.random() < 0.4),
+    )
+
+
+def check(spec: ConvSpec, params, rng: np.random.Generator) -> None:
+    x = integers(rng, prod(spec.x_shape), spec.dtype)
+    weight = integers(rng, prod(spec.weight_shape), spec.dtype).reshape(spec.weight_shape)
+    epilogue = Epilogue.make(
+        spec.dtype, integers(rng, spec.OC, spec.dtype), integers(rng, prod(spec.out_shape), spec.dtype), "relu"
+    )
+    expected = run(reference, spec, reference.parameters(spec, 1, LIMIT), x, weight, epilogue)
+    got = run(direct, spec, params, x, weight, epilogue)
+    assert np.array_equal(got, expected), (spec, params.form)
+
+
+@pytest.mark.parametrize("form", ["pixels", "channels"])
+def test_form(form, monkeypatch):
+    evaluate = direct_plan._evaluate
+
+    def unwanted(spec, cut, channels_form, *rest):
+        tile = evaluate(spec, cut, channels_form, *rest)
+        return tile if channels_form == (form == "channels") else replace(tile, cycles=1e30)
+
+    monkeypatch.setattr(direct_plan, "_evaluate", unwanted)
+    rng = np.random.default_rng(1)
+    for i in range(150):
+        spec = problem(rng, padded=i % 2 == 0)
+        params = direct_plan.parameters(spec, 1 + i % 2, LIMIT if i % 3 else 1 << 20)
+        assert params.form == form
+        check(spec, params, rng)
+
+
+def test_taps():
+    rng = np.random.default_rng(2)
+    took = 0
+    for i in range(250):
+        spec = problem(rng, padded=True)
+        params = direct_taps.parameters(spec, 1 + i % 2, LIMIT)
+        if params is not None:
+            took += 1
+            check(spec, params, rng)
+    assert took > 150
+
+
+def test_taps_are_chosen_where_padding_is_wide():
+    """A kernel dilated by 18 on 33x33 reads mostly padding; one dilated by 2 does not."""
+    for dilation, form in ((18, "taps"), (2, "channels")):
+        spec = ConvSpec.make((1, 256, 33, 33), (256, 256, 3, 3), padding=dilation, dilation=dilation)
+        assert direct.parameters(spec, 1, LIMIT).form == form
+
+
+def test_taps_refuse():
+    shapes = (1, 8, 12, 12), (8, 8, 3, 3)
+    assert direct_taps.parameters(ConvSpec.make(*shapes), 1, LIMIT) is None
+    assert direct_taps.parameters(ConvSpec.make(*shapes, padding=8, padding_mode="circular"), 1, LIMIT) is None
+    wide = ConvSpec.make(*shapes, padding=8)
+    assert direct_taps.parameters(wide, 1, LIMIT).form == "taps"
+    assert direct_taps.parameters(wide, 1, 1024) is None
+    # Nothing but padding: no tap serves any pixel.
+    assert direct_taps.parameters(ConvSpec.make((1, 1, 1), (1, 1, 1), padding=((1, 0),), stride=2), 1, LIMIT) is None
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_small_images_share_a_task(channels_last, monkeypatch):
+    tiles = direct_plan._tiles
+    monkeypatch.setattr(direct_plan, "_tiles", lambda spec: (t for t in tiles(spec) if t.images > 1))
+    rng = np.random.default_rng(3)
+    for shape, kernel, padding, stride in (
+        ((7, 64, 7, 7), 3, 1, 1),
+        ((5, 96, 6, 7), 1, 0, 1),
+        ((3, 9, 15, 15), 5, 2, 2),
+    ):
+        spec = ConvSpec.make(
+            shape, (48, shape[1], kernel, kernel), padding=padding, stride=stride, channels_last=channels_last
+        )
+        params = direct_plan.parameters(spec, 1, LIMIT)
+        assert params.tasks < shape[0]
+        check(spec, params, rng)
+
+
+def test_a_batch_of_small_images_shares_its_weights():
+    """9 MB of weights are not read once for each of eight 7x7 images."""
+    spec = ConvSpec.make((8, 512, 7, 7), (512, 512, 3, 3), padding=1)
+    assert direct_plan.parameters(spec, 1, LIMIT).tasks < 8
