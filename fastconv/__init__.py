@@ -61,6 +61,18 @@ from fastconv.pool_average import (
     avg_pool3d,
     avg_pool3d_backward,
 )
+from fastconv.pool_channels import (
+    lp_pool_channels,
+    lp_pool_channels_backward,
+)
+from fastconv.pool_mixed import (
+    mixed_pool1d,
+    mixed_pool1d_backward,
+    mixed_pool2d,
+    mixed_pool2d_backward,
+    mixed_pool3d,
+    mixed_pool3d_backward,
+)
 from fastconv.pool_norm import (
     lp_pool1d,
     lp_pool1d_backward,
@@ -69,7 +81,27 @@ from fastconv.pool_norm import (
     lp_pool3d,
     lp_pool3d_backward,
 )
+from fastconv.pool_random import (
+    fractional_max_pool2d,
+    fractional_max_pool2d_backward,
+    fractional_max_pool3d,
+    fractional_max_pool3d_backward,
+    stochastic_pool1d,
+    stochastic_pool1d_backward,
+    stochastic_pool2d,
+    stochastic_pool2d_backward,
+    stochastic_pool3d,
+    stochastic_pool3d_backward,
+)
 from fastconv.prepared import PreparedConv, prepare
+from fastconv.pyramid import (
+    spatial_pyramid_pool1d,
+    spatial_pyramid_pool1d_backward,
+    spatial_pyramid_pool2d,
+    spatial_pyramid_pool2d_backward,
+    spatial_pyramid_pool3d,
+    spatial_pyramid_pool3d_backward,
+)
 from fastconv.receptive import Field, Window, conv_parameters, output_size, receptive_field
 from fastconv.resample import (
     interpolate,
@@ -83,6 +115,14 @@ from fastconv.separable import (
     kernel_rank,
     separable_conv2d,
     separate,
+)
+from fastconv.spectral import (
+    spectral_pool1d,
+    spectral_pool1d_backward,
+    spectral_pool2d,
+    spectral_pool2d_backward,
+    spectral_pool3d,
+    spectral_pool3d_backward,
 )
 from fastconv.transpose import (
     PreparedConvTranspose,
@@ -181,6 +221,10 @@ __all__ = [
     "explain",
     "flatten_kernel",
     "flattened_conv2d",
+    "fractional_max_pool2d",
+    "fractional_max_pool2d_backward",
+    "fractional_max_pool3d",
+    "fractional_max_pool3d_backward",
     "get_num_threads",
     "global_avg_pool",
     "global_max_pool",
@@ -210,6 +254,8 @@ __all__ = [
     "lp_pool2d_backward",
     "lp_pool3d",
     "lp_pool3d_backward",
+    "lp_pool_channels",
+    "lp_pool_channels_backward",
     "max_pool1d",
     "max_pool1d_backward",
     "max_pool2d",
@@ -222,6 +268,12 @@ __all__ = [
     "max_unpool2d_backward",
     "max_unpool3d",
     "max_unpool3d_backward",
+    "mixed_pool1d",
+    "mixed_pool1d_backward",
+    "mixed_pool2d",
+    "mixed_pool2d_backward",
+    "mixed_pool3d",
+    "mixed_pool3d_backward",
     "nearest_unpool1d",
     "nearest_unpool1d_backward",
     "nearest_unpool2d",
@@ -241,6 +293,24 @@ __all__ = [
     "sigmoid",
     "softmax",
     "softmax_backward",
+    "spatial_pyramid_pool1d",
+    "spatial_pyramid_pool1d_backward",
+    "spatial_pyramid_pool2d",
+    "spatial_pyramid_pool2d_backward",
+    "spatial_pyramid_pool3d",
+    "spatial_pyramid_pool3d_backward",
+    "spectral_pool1d",
+    "spectral_pool1d_backward",
+    "spectral_pool2d",
+    "spectral_pool2d_backward",
+    "spectral_pool3d",
+    "spectral_pool3d_backward",
+    "stochastic_pool1d",
+    "stochastic_pool1d_backward",
+    "stochastic_pool2d",
+    "stochastic_pool2d_backward",
+    "stochastic_pool3d",
+    "stochastic_pool3d_backward",
     "tanh",
 ]
 

@@ -143,22 +143,22 @@ def _build_max_backward(ndim: int, x: np.ndarray, outputs: tuple[int, ...], layo
     return call
 
 
-def _avg(ndim: int, x: Any, output_size: Any, layout: Any) -> np.ndarray:
+def avg_pool(ndim: int, x: Any, output_size: Any, layout: Any) -> np.ndarray:
     x = arrays.as_array("x", x)
     return bound(_build_avg, ndim, x, output_size, layout)(x)
 
 
-def _avg_backward(ndim: int, grad: Any, input_shape: Any, layout: Any) -> np.ndarray:
+def avg_pool_backward(ndim: int, grad: Any, input_shape: Any, layout: Any) -> np.ndarray:
     grad = arrays.as_array("grad_output", grad)
     return bound(_build_avg_backward, ndim, grad, input_shape, layout)(grad)
 
 
-def _max(ndim: int, x: Any, output_size: Any, indexed: Any, layout: Any) -> Any:
+def max_pool(ndim: int, x: Any, output_size: Any, indexed: Any, layout: Any) -> Any:
     x = arrays.as_array("x", x)
     return bound(_build_max, ndim, x, output_size, indexed, layout)(x)
 
 
-def _max_backward(ndim: int, grad: Any, x: Any, indices: Any, layout: Any) -> np.ndarray:
+def max_pool_backward(ndim: int, grad: Any, x: Any, indices: Any, layout: Any) -> np.ndarray:
     grad, x = arrays.as_array("grad_output", grad), arrays.as_array("x", x)
     return bound(_build_max_backward, ndim, x, grad.shape, layout)(grad, x, indices)
 
@@ -192,7 +192,7 @@ def global_avg_pool(x: ArrayLike, *, layout: str = "NCHW") -> np.ndarray:
     array([1.5, 5.5])
     """
     x = arrays.as_array("x", x)
-    return _avg(_spatial("x", x), x, 1, layout)
+    return avg_pool(_spatial("x", x), x, 1, layout)
 
 
 def global_max_pool(x: ArrayLike, *, layout: str = "NCHW") -> np.ndarray:
@@ -218,7 +218,7 @@ def global_max_pool(x: ArrayLike, *, layout: str = "NCHW") -> np.ndarray:
     array([3., 7.])
     """
     x = arrays.as_array("x", x)
-    return _max(_spatial("x", x), x, 1, False, layout)
+    return max_pool(_spatial("x", x), x, 1, False, layout)
 
 
 def adaptive_avg_pool1d(x: ArrayLike, output_size: OutputSize, *, layout: str = "NCHW") -> np.ndarray:
@@ -245,7 +245,7 @@ def adaptive_avg_pool1d(x: ArrayLike, output_size: OutputSize, *, layout: str = 
     >>> fastconv.adaptive_avg_pool1d(np.array([[3.0, 1, 2, 5, 4]]), 2)
     array([[2.        , 3.66666667]])
     """
-    return _avg(1, x, output_size, layout)
+    return avg_pool(1, x, output_size, layout)
 
 
 def adaptive_avg_pool1d_backward(grad_output: ArrayLike, input_shape: Any, *, layout: str = "NCHW") -> np.ndarray:
@@ -272,7 +272,7 @@ def adaptive_avg_pool1d_backward(grad_output: ArrayLike, input_shape: Any, *, la
     >>> fastconv.adaptive_avg_pool1d_backward(np.ones((1, 2)), (1, 4))
     array([[0.5, 0.5, 0.5, 0.5]])
     """
-    return _avg_backward(1, grad_output, input_shape, layout)
+    return avg_pool_backward(1, grad_output, input_shape, layout)
 
 
 def adaptive_max_pool1d(
@@ -303,7 +303,7 @@ def adaptive_max_pool1d(
     >>> fastconv.adaptive_max_pool1d(np.array([[3.0, 1, 2, 5, 4]]), 2, return_indices=True)
     (array([[3., 5.]]), array([[0, 3]]))
     """
-    return _max(1, x, output_size, return_indices, layout)
+    return max_pool(1, x, output_size, return_indices, layout)
 
 
 def adaptive_max_pool1d_backward(
@@ -334,7 +334,7 @@ def adaptive_max_pool1d_backward(
     >>> fastconv.adaptive_max_pool1d_backward(np.ones((1, 2)), np.array([[3.0, 1, 2, 5, 4]]))
     array([[1., 0., 0., 1., 0.]])
     """
-    return _max_backward(1, grad_output, x, indices, layout)
+    return max_pool_backward(1, grad_output, x, indices, layout)
 
 
 def adaptive_avg_pool2d(x: ArrayLike, output_size: OutputSize, *, layout: str = "NCHW") -> np.ndarray:
@@ -361,7 +361,7 @@ def adaptive_avg_pool2d(x: ArrayLike, output_size: OutputSize, *, layout: str = 
     >>> fastconv.adaptive_avg_pool2d(np.array([[[3.0, 1, 2, 5, 4]]]), (1, 2))
     array([[[2.        , 3.66666667]]])
     """
-    return _avg(2, x, output_size, layout)
+    return avg_pool(2, x, output_size, layout)
 
 
 def adaptive_avg_pool2d_backward(grad_output: ArrayLike, input_shape: Any, *, layout: str = "NCHW") -> np.ndarray:
@@ -388,7 +388,7 @@ def adaptive_avg_pool2d_backward(grad_output: ArrayLike, input_shape: Any, *, la
     >>> fastconv.adaptive_avg_pool2d_backward(np.ones((1, 1, 2)), (1, 1, 4))
     array([[[0.5, 0.5, 0.5, 0.5]]])
     """
-    return _avg_backward(2, grad_output, input_shape, layout)
+    return avg_pool_backward(2, grad_output, input_shape, layout)
 
 
 def adaptive_max_pool2d(
@@ -419,7 +419,7 @@ def adaptive_max_pool2d(
     >>> fastconv.adaptive_max_pool2d(np.array([[[3.0, 1, 2, 5, 4]]]), (1, 2), return_indices=True)
     (array([[[3., 5.]]]), array([[[0, 3]]]))
     """
-    return _max(2, x, output_size, return_indices, layout)
+    return max_pool(2, x, output_size, return_indices, layout)
 
 
 def adaptive_max_pool2d_backward(
@@ -450,7 +450,7 @@ def adaptive_max_pool2d_backward(
     >>> fastconv.adaptive_max_pool2d_backward(np.ones((1, 1, 2)), np.array([[[3.0, 1, 2, 5, 4]]]))
     array([[[1., 0., 0., 1., 0.]]])
     """
-    return _max_backward(2, grad_output, x, indices, layout)
+    return max_pool_backward(2, grad_output, x, indices, layout)
 
 
 def adaptive_avg_pool3d(x: ArrayLike, output_size: OutputSize, *, layout: str = "NCHW") -> np.ndarray:
@@ -477,7 +477,7 @@ def adaptive_avg_pool3d(x: ArrayLike, output_size: OutputSize, *, layout: str = 
     >>> fastconv.adaptive_avg_pool3d(np.array([[[[3.0, 1, 2, 5, 4]]]]), (1, 1, 2))
     array([[[[2.        , 3.66666667]]]])
     """
-    return _avg(3, x, output_size, layout)
+    return avg_pool(3, x, output_size, layout)
 
 
 def adaptive_avg_pool3d_backward(grad_output: ArrayLike, input_shape: Any, *, layout: str = "NCHW") -> np.ndarray:
@@ -504,7 +504,7 @@ def adaptive_avg_pool3d_backward(grad_output: ArrayLike, input_shape: Any, *, la
     >>> fastconv.adaptive_avg_pool3d_backward(np.ones((1, 1, 1, 2)), (1, 1, 1, 4))
     array([[[[0.5, 0.5, 0.5, 0.5]]]])
     """
-    return _avg_backward(3, grad_output, input_shape, layout)
+    return avg_pool_backward(3, grad_output, input_shape, layout)
 
 
 def adaptive_max_pool3d(
@@ -535,7 +535,7 @@ def adaptive_max_pool3d(
     >>> fastconv.adaptive_max_pool3d(np.array([[[[3.0, 1, 2, 5, 4]]]]), (1, 1, 2), return_indices=True)
     (array([[[[3., 5.]]]]), array([[[[0, 3]]]]))
     """
-    return _max(3, x, output_size, return_indices, layout)
+    return max_pool(3, x, output_size, return_indices, layout)
 
 
 def adaptive_max_pool3d_backward(
@@ -566,4 +566,4 @@ def adaptive_max_pool3d_backward(
     >>> fastconv.adaptive_max_pool3d_backward(np.ones((1, 1, 1, 2)), np.array([[[[3.0, 1, 2, 5, 4]]]]))
     array([[[[1., 0., 0., 1., 0.]]]])
     """
-    return _max_backward(3, grad_output, x, indices, layout)
+    return max_pool_backward(3, grad_output, x, indices, layout)
