@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 import fastconv
-from fastconv.bench import overhead, report
+from fastconv.bench import overhead, pools, report
 from fastconv.bench.directions import DIRECTIONS
 from fastconv.bench.peers import INSTALL_HINT, PEERS, Peer, load, quieten_pools
 from fastconv.bench.runner import MODES, Neighbours, Result, algorithm_names, contest, time_layer
@@ -67,6 +67,9 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     environment = describe_environment(peers)
     print(environment, flush=True)
+    if options.pool:
+        seconds = options.seconds_per_layer * (0.05 if options.quick else 0.2)
+        return pools.run(options.threads, options.batches, seconds, re.compile(options.filter).search)
     if options.overhead:
         with contest(peers, max(options.threads)):
             print("\n" + overhead.overhead_report(peers))
@@ -101,6 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--regret", action="store_true", help="time all algorithms: was the fastest one chosen?")
     add("--seconds-per-layer", type=float, default=2.0, metavar="S", help="[%(default)s]")
     add("--quick", action="store_true", help="a tenth of that, and 3 rounds instead of 7")
+    add("--pool", action="store_true", help="instead of layers, time pools, forward and backward, against torch")
+    add("--batches", type=int, nargs="+", default=[1, 8], metavar="N", help="batch sizes of the pools [1 8]")
     add("--overhead", action="store_true", help="instead of layers, time an empty call and the start of a process")
     add("--out", type=Path, default=Path("fastconv-bench"), metavar="DIR", help="for the CSV and plot [%(default)s]")
     add("--markdown", type=Path, metavar="FILE", help="write the geometric means as a Markdown table too")
