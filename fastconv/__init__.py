@@ -1,5 +1,8 @@
 """Fast N-d convolution on the CPU in pure Python, compiled by Numba, with a dispatcher that explains itself."""
 
+import importlib
+from typing import Any
+
 from fastconv import grad
 from fastconv.activation import (
     activate,
@@ -42,9 +45,8 @@ from fastconv.norm import (
     group_norm_backward,
     instance_norm,
     instance_norm_backward,
-    layer_norm,
-    layer_norm_backward,
 )
+from fastconv.norm_rows import layer_norm, layer_norm_backward
 from fastconv.pool import (
     max_pool1d,
     max_pool1d_backward,
@@ -322,7 +324,9 @@ def show_versions() -> None:
     info.show_versions()
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> Any:
+    if name == "nn":  # loaded when it is used
+        return importlib.import_module("fastconv.nn")
     if name != "__version__":
         raise AttributeError(f"module 'fastconv' has no attribute {name!r}")
     from importlib import metadata  # slow to import, and seldom asked for

@@ -12,7 +12,7 @@ from fastconv.call import layout_is_channels_last
 from fastconv.cpu.threads import get_num_threads
 
 #: What each dtype is computed in.
-COMPUTED = {
+COMPUTED: dict[np.dtype, np.dtype] = {
     np.dtype(np.float16): np.dtype(np.float32),
     np.dtype(np.float32): np.dtype(np.float32),
     np.dtype(np.float64): np.dtype(np.float64),
