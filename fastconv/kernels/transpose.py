@@ -118,7 +118,8 @@ class Phases:
     def cost(self, spec: ConvSpec, params: Params) -> Cost:
         rounds = spec.N // params.images
         costs = [self.module.cost(part.spec, part.params) for part in params.parts]
-        moved = 2 * spec.itemsize * ((0 if params.direct else params.elements) + params.padded) * rounds
+        # Written, read and written again, in short rows: as much as six passes of a kernel whose work hides its memory.
+        moved = 6 * spec.itemsize * ((0 if params.direct else params.elements) + params.padded) * rounds
         return Cost(
             flops=rounds * sum(cost.flops for cost in costs),
             bytes=rounds * sum(cost.bytes for cost in costs) + moved,

@@ -6,7 +6,16 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from fastconv.kernels import depthwise, direct, fft, im2col, reference, weight_grad_direct, weight_grad_dots
+from fastconv.kernels import (
+    depthwise,
+    direct,
+    fft,
+    im2col,
+    reference,
+    transpose_depthwise,
+    weight_grad_direct,
+    weight_grad_dots,
+)
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.kernels.transpose import Phases
@@ -74,8 +83,8 @@ CANDIDATES: tuple[Algorithm, ...] = (
 )  # fmt: skip
 
 
-#: The input gradient is the forward pass of each phase.
-INPUT: tuple[Algorithm, ...] = tuple(Phases(module) for module in CANDIDATES)
+#: The input gradient is the forward pass of each phase, or all phases at once.
+INPUT: tuple[Algorithm, ...] = (transpose_depthwise, *(Phases(module) for module in CANDIDATES))
 
 #: The weight gradient has kernels of its own; the last two are forward passes with exchanged operands.
 WEIGHT: tuple[WeightAlgorithm, ...] = (

@@ -38,6 +38,7 @@ RATES = {
     "depthwise": Rates(efficiency=0.77, transform=0.026, memory=0.56, call=1.9e-6, plane=0.0),
     "direct": Rates(efficiency=0.87, transform=0.76, memory=0.24, call=1.2e-6, plane=41e-9),
     "im2col": Rates(efficiency=0.67, transform=0.026, memory=0.55, call=3.8e-6, plane=2e-6),
+    "depthwise-strided": Rates(efficiency=1.0, transform=0.029, memory=0.0, call=3e-6, plane=150e-9),
     "reference": Rates(efficiency=0.0045, transform=0.01, memory=0.0, call=3e-6, plane=0.0),
     "weight direct": Rates(efficiency=0.87, transform=0.76, memory=0.24, call=4e-6, plane=0.0),
     "weight dots": Rates(efficiency=0.80, transform=0.80, memory=0.60, call=4e-6, plane=0.0),
