@@ -77,12 +77,20 @@ def read_pools(batches: Iterable[int], path: Path = SUITE) -> list[PoolLayer]:
 
     return [
         PoolLayer(
-            row["suite"], row["name"], row["kind"], n, int(row["c"]),
-            *(sizes(row, name) for name in ("spatial", "kernel", "stride", "padding")), row["ceil"] == "1",
+            suite=row["suite"],
+            name=row["name"],
+            kind=row["kind"],
+            n=n,
+            c=int(row["c"]),
+            spatial=sizes(row, "spatial"),
+            kernel=sizes(row, "kernel"),
+            stride=sizes(row, "stride"),
+            padding=sizes(row, "padding"),
+            ceil=row["ceil"] == "1",
         )
         for n in batches
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def _last(array: np.ndarray) -> np.ndarray:
@@ -147,8 +155,9 @@ def report(results: Sequence[tuple[PoolLayer, str, dict[str, Timing]]], threads:
         ours, theirs = best(timings, "fastconv"), best(timings, "torch")
         ratios.append((layer, direction, theirs / ours))
         share = 100 * layer.bytes(direction) / ours / bandwidth
-        times = [f"{1e6 * timings[name].best:.1f}" if name in timings else "-"
-                 for name in (f"{library} {layout}" for library in ("fastconv", "torch") for layout in LAYOUTS)]  # fmt: skip
+        names = [f"{library} {layout}" for library in ("fastconv", "torch") for layout in LAYOUTS]
+        names = [f"{library} {layout}" for library in ("fastconv", "torch") for layout in LAYOUTS]
+        times = [f"{1e6 * timings[name].best:.1f}" if name in timings else "-" for name in names]
         rows.append([f"{layer.suite}/{layer.name}", layer.kind, str(layer.n), direction, *times,
                      f"{theirs / ours:.2f}", f"{share:.0f}"])  # fmt: skip
     head = ["pool", "kind", "batch", "direction", *(f"{b}, {a}" for a in ("fastconv", "torch") for b in LAYOUTS)]
