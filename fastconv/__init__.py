@@ -36,6 +36,7 @@ from fastconv.adaptive import (
 from fastconv.conv import conv1d, conv2d, conv3d
 from fastconv.cpu.threads import get_num_threads, set_num_threads
 from fastconv.dropout import dropout, dropout_backward
+from fastconv.fold import fold, unfold
 from fastconv.linear import conv_to_linear, linear, linear_backward, linear_to_conv
 from fastconv.local import locally_connected, locally_connected_backward, locally_connected_shape
 from fastconv.norm import (
@@ -126,6 +127,7 @@ from fastconv.spectral import (
     spectral_pool3d,
     spectral_pool3d_backward,
 )
+from fastconv.toeplitz import toeplitz
 from fastconv.transpose import (
     PreparedConvTranspose,
     conv_transpose1d,
@@ -223,6 +225,7 @@ __all__ = [
     "explain",
     "flatten_kernel",
     "flattened_conv2d",
+    "fold",
     "fractional_max_pool2d",
     "fractional_max_pool2d_backward",
     "fractional_max_pool3d",
@@ -314,6 +317,8 @@ __all__ = [
     "stochastic_pool3d",
     "stochastic_pool3d_backward",
     "tanh",
+    "toeplitz",
+    "unfold",
 ]
 
 

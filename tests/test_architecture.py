@@ -20,7 +20,7 @@ FLOORS = [
     ["cpu"],
     ["kernels"],
     ["plan"],
-    ["call", "gradient_call", "planning", "conv", "prepared", "grad", "transpose"],
+    ["call", "gradient_call", "planning", "conv", "prepared", "grad", "transpose", "fold", "toeplitz"],
     [
         "features",
         "activation",
