@@ -77,6 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("gallery.png"), help="gallery to write, .png or .jpg [%(default)s]"
     )
     demo.add_argument("--size", type=positive, default=512, help="longer side in pixels [%(default)s]")
+    demo.add_argument(
+        "--skip-digits", action="store_true", help="leave out the second part, a network that learns to read digits"
+    )
     add_threads(demo)
 
     explain = command("explain", run_explain, "which algorithm a convolution would use, and why the others lost")
@@ -169,7 +172,12 @@ def run_demo(options: argparse.Namespace) -> int:
 
     set_threads(options.threads)
     try:
-        return demo.run(options.image, options.out, options.size)
+        if not options.skip_digits:
+            demo.check_digits()
+        status = demo.run(options.image, options.out, options.size)
+        if not options.skip_digits:
+            status |= demo.run_digits(options.out)
+        return status
     except (demo.MissingExtra, demo.UnusableImage) as error:
         raise UserError(str(error)) from error
 

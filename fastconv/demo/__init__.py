@@ -1,4 +1,7 @@
-"""The demo: a photograph through classic kernels and CNN layers, by every algorithm, checked, timed and drawn."""
+"""The demo: a photograph through classic kernels and CNN layers, by every algorithm, checked, timed and drawn.
+
+Then a small network learns to read handwritten digits (`digits`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 
 from fastconv.demo.problems import MissingExtra, UnusableImage, filter_bank, layer_stack, photograph
 
-__all__ = ["MissingExtra", "UnusableImage", "run"]
+__all__ = ["MissingExtra", "UnusableImage", "check_digits", "run", "run_digits"]
 
 
 def run(image: str, out: Path, size: int) -> int:
@@ -63,6 +66,32 @@ def run(image: str, out: Path, size: int) -> int:
     paper.print(table(results, heading, paper.width))
     print(f"gallery: {out}")
     return 0 if all(run.passed for result in results for run in result.runs) else 1
+
+
+def check_digits() -> None:
+    """Find out before the first part runs that the second cannot."""
+    if find_spec("sklearn") is None:
+        raise MissingExtra("scikit-learn")
+
+
+def run_digits(out: Path) -> int:
+    """Run the second part: train a network on handwritten digits and let it read a page.
+
+    Parameters
+    ----------
+    out : Path
+        The first part's picture; this one is written beside it, as ``digits`` with the same suffix.
+
+    Returns
+    -------
+    int
+        0, or 1 if the network learned too little.
+    """
+    from fastconv.demo import digits
+
+    target = out.with_name(f"digits{out.suffix}")
+    check_writable(target)
+    return digits.run(target, machine())
 
 
 def check_writable(out: Path) -> None:
