@@ -22,7 +22,7 @@ def layer(row: str = SMALL) -> shapes.Layer:
 
 def result(row: str, threads: int = 1, **seconds: float) -> runner.Result:
     timings = {name.replace("_", "-"): runner.Timing(t, 1.5 * t, 7) for name, t in seconds.items()}
-    return runner.Result(layer(row), threads, "float32", "direct", 100e9, timings)
+    return runner.Result(layer(row), threads, "float32", "direct", 100e9, timings=timings)
 
 
 def test_a_row_becomes_a_layer_and_back():
@@ -108,11 +108,13 @@ def test_regret_and_speed_up():
 
 def test_csv_comes_back_as_it_was_written(tmp_path):
     noted = dataclasses.replace(RESULTS[0], notes={"opencv": "takes one plane, and odd kernels"})
-    written = [noted, *RESULTS[1:]]
+    gradient = dataclasses.replace(RESULTS[0], direction="weight")  # the same layer, another row
+    written = [noted, gradient, *RESULTS[1:]]
     report.write_csv(written, tmp_path / "layers.csv", "a machine, some versions")
     results, environment = report.read_csv(tmp_path / "layers.csv")
     assert environment == "a machine, some versions"
     assert list(report.csv_rows(results)) == list(report.csv_rows(written))
+    assert [one.direction for one in results] == ["forward", "weight", "forward", "forward"]
     assert results[0].layer == noted.layer
     assert results[0].notes == noted.notes
     assert results[0].timings["torch"] == noted.timings["torch"]
