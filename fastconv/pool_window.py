@@ -20,6 +20,9 @@ from fastconv.pool_spec import PoolSpec, check_bool
 
 Call = Callable[..., Any]
 
+#: Cells of a window up to which each is compared with the index of the maximum, rather than written to by index.
+MOST_TAPS = 32
+
 
 def spec_of(frame: Frame, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> PoolSpec:
     """The spec of a pool over a frame's arrays."""
@@ -114,15 +117,24 @@ def _build_max_backward(
     frame = Frame(f"max_pool{ndim}d_backward", ndim, x, layout)
     spec = spec_of(frame, kernel_size, stride, padding, dilation, ceil_mode)
     scatter = scatter_call(frame, spec.output, spec.input)
+    lanes = frame.channels_last and prod(spec.kernel) <= MOST_TAPS and prod(spec.input) < 2**31
+    plan = pool_grad.send_plan(spec, get_num_threads()) if lanes else None
+
+    def spread(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+        if plan is not None:
+            result = frame.empty(spec.input)
+            if pool_grad.send(plan, values, places, result.reshape(-1)):
+                return frame.result(result)
+        return scatter(values, places)
 
     def call(grad: Any, x: np.ndarray, indices: Any) -> np.ndarray:
         values = frame.take("grad_output", grad, spec.output)
         if indices is not None:
-            return scatter(values, frame.take("indices", indices, spec.output, np.int64))
+            return spread(values, frame.take("indices", indices, spec.output, np.int64))
         check_window(spec)
         maxima, places = frame.empty(spec.output).reshape(-1), frame.empty(spec.output, np.int64).reshape(-1)
         kernels.run(kernels.plan(spec, MAX, kernels.PLAIN, 1, True, get_num_threads()), frame.flat(x), maxima, places)
-        return scatter(values, places)
+        return spread(values, places)
 
     return call
 

@@ -176,6 +176,18 @@ def test_windows_of_nothing_but_padding():
     assert grad.tolist() == [[[[1, 1], [1, 1]]]]
 
 
+@pytest.mark.parametrize("padding", [((5, 5), (0, 3)), ((0, 9), (4, 4))])
+def test_gradients_of_windows_far_in_the_padding(padding):
+    x = integers(np.random.default_rng(0), (3, 20, 4, 5), "float32")
+    for given in (x, last(x)):
+        maxima, indices = fastconv.max_pool2d(given, 2, 1, padding, return_indices=True)
+        grad = fastconv.max_pool2d_backward(np.ones_like(maxima), given, 2, 1, padding, indices=indices)
+        expected = np.zeros((60, 20), np.float32)
+        plane, o = np.nonzero(indices.reshape(60, -1) >= 0)
+        np.add.at(expected, (plane, indices.reshape(60, -1)[plane, o]), 1)
+        assert np.array_equal(grad.reshape(60, 20), expected)
+
+
 def test_lowest_integers():
     x = np.full((1, 1, 3, 3), np.iinfo("int32").min, np.int32)
     maxima, indices = fastconv.max_pool2d(x, 2, 1, 1, return_indices=True)
@@ -313,6 +325,8 @@ ERRORS = [
      "indices must be places in a plane of 36 cells"),
     (lambda: fastconv.max_pool2d_backward(X[:, :, :3, :3], X, 2, indices=np.full((1, 2, 3, 3), -2)), ValueError,
      "indices must be places in a plane of 36 cells"),
+    (lambda: fastconv.max_pool2d_backward(last(X[:, :, :3, :3]), last(X), 2, indices=np.full((1, 2, 3, 3), 2**32)),
+     ValueError, "indices must be places in a plane of 36 cells"),
     (lambda: fastconv.max_pool2d_backward(X[:0, :, :3, :3], X, 2), ValueError, "grad_output must have shape"),
     (lambda: fastconv.avg_pool2d_backward(X, (1, 2, 6, 6), 2), ValueError, "grad_output must have the shape"),
     (lambda: fastconv.avg_pool2d_backward(X, (1, 2, -6, 6), 2), ValueError, r"input_shape\[2\] must be a non-neg"),

@@ -350,3 +350,17 @@ divide_row = row_map(1, 2, _quotient)
 
 #: root_row(n, dst, d0, src, s0): dst[d0 + i] = sqrt(src[s0 + i]); integers stay as they are.
 root_row = row_map(1, 0, lambda e, vectors, scalars: square_root(e, vectors[0]) if e.is_float else vectors[0])
+
+
+@intrinsic
+def splat_row(typingctx: Any, dst: Any, d0: Any, n: Any, value: Any) -> Any:
+    """dst[d0 + i] = value, i < n."""
+    dtype, size = element_dtype(dst), types.int64
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        e = Emitter(b, dtype)
+        target, splat = array_pointer(context, b, sig.args[0], a[0], a[1]), e.splat(a[3])
+        _for_row(e, a[2], lambda row: row.store(splat, target))
+        return context.get_dummy_value()
+
+    return types.void(dst, size, size, dst.dtype), codegen

@@ -161,7 +161,7 @@ def run(how: Plan, x: np.ndarray, out: np.ndarray, indices: np.ndarray = _NO_IND
 
 
 @inline
-def _window(tables, at, o, stride, lo, taps, dilation, size):
+def window(tables, at, o, stride, lo, taps, dilation, size):
     """(first cell, cells) of window o along an axis: those of its taps that lie in the input."""
     if at >= 0:
         return tables[at + 2 * o], tables[at + 2 * o + 1]
@@ -207,11 +207,11 @@ def channels_kernel(thread, counter, tasks, geometry, tables, lists, indices, co
         for row in range(task * step, min(planes * OD * OH, task * step + step)):
             rest, oh = divmod(row, OH)
             n, od = divmod(rest, OD)
-            d0, nd = _window(tables, at_d, od, sd, pd, KD, dd, ID)
-            h0, nh = _window(tables, at_h, oh, sh, ph, KH, dh, IH)
+            d0, nd = window(tables, at_d, od, sd, pd, KD, dd, ID)
+            h0, nh = window(tables, at_h, oh, sh, ph, KH, dh, IH)
             first = row * OW * C
             for ow in range(OW):
-                w0, nw = _window(tables, at_w, ow, sw, pw, KW, dw, IW)
+                w0, nw = window(tables, at_w, ow, sw, pw, KW, dw, IW)
                 target, count, cell = first + ow * C, nd * nh * nw, (d0 * IH + h0) * IW + w0
                 source = (n * ID * IH * IW + cell) * C
                 if count == 0:
@@ -289,8 +289,8 @@ def rows_kernel(thread, counter, tasks, geometry, tables, lists, indices, consta
         for row in range(task * step, min(planes * OD * OH, task * step + step)):
             rest, oh = divmod(row, OH)
             n, od = divmod(rest, OD)
-            d0, nd = _window(tables, at_d, od, sd, pd, KD, dd, ID)
-            h0, nh = _window(tables, at_h, oh, sh, ph, KH, dh, IH)
+            d0, nd = window(tables, at_d, od, sd, pd, KD, dd, ID)
+            h0, nh = window(tables, at_h, oh, sh, ph, KH, dh, IH)
             count, source = nd * nh, ((n * ID + d0) * IH + h0) * IW
             for w0 in range(0, OW, TW):
                 width, target = min(TW, OW - w0), row * OW + w0
@@ -369,7 +369,7 @@ def rows_kernel(thread, counter, tasks, geometry, tables, lists, indices, consta
                         if finish == INCLUDE:
                             cells = rows * _padded(w0 + ow, sw, pw, qw, KW, dw, IW)
                         else:
-                            cells = rows * _window(tables, at_w, w0 + ow, sw, pw, KW, dw, IW)[1]
+                            cells = rows * window(tables, at_w, w0 + ow, sw, pw, KW, dw, IW)[1]
                         out[target + ow] = out[target + ow] / out.dtype.type(max(cells, 1))
 
 
@@ -417,10 +417,10 @@ def ranked_kernel(thread, counter, tasks, geometry, tables, lists, indices, cons
                         0, base, sw,
                     )  # fmt: skip
                     if none:  # nothing beats minus infinity: the first cell of the window stands for it
-                        a, nd = _window(tables, -1, od, sd, pd, KD, dd, ID)
-                        b, nh = _window(tables, -1, oh, sh, ph, KH, dh, IH)
+                        a, nd = window(tables, -1, od, sd, pd, KD, dd, ID)
+                        b, nh = window(tables, -1, oh, sh, ph, KH, dh, IH)
                         for ow in range(width):
-                            c, nw = _window(tables, -1, w0 + ow, sw, pw, KW, dw, IW)
+                            c, nw = window(tables, -1, w0 + ow, sw, pw, KW, dw, IW)
                             if indices[target + ow] < 0 and nd * nh * nw > 0:
                                 indices[target + ow] = (a * IH + b) * IW + c
 

@@ -19,11 +19,12 @@ import numpy as np
 from fastconv.cpu import isa, workspace
 from fastconv.cpu import threads as pool
 from fastconv.cpu.jit import inline, kernel
-from fastconv.cpu.reduce import SUM, divide_row, interleave_rows, reduce_rows
+from fastconv.cpu.match import send_row
+from fastconv.cpu.reduce import SUM, divide_row, interleave_rows, reduce_rows, splat_row
 from fastconv.cpu.rows import copy_row, fill_row
 from fastconv.cpu.simd import claim, unpack
 from fastconv.kernels.common import LONGEST_CHAIN
-from fastconv.kernels.pool import TILE, Plan, divisor_constants, tasks_of
+from fastconv.kernels.pool import TILE, Plan, divisor_constants, tasks_of, window
 from fastconv.pool_spec import PoolSpec
 
 # ---- maxima -------------------------------------------------------------------------------------------------------
@@ -62,7 +63,18 @@ def _scatter(thread, counter, tasks, geometry, wrong, indices, values, out):
             n, part = divmod(block, parts)
             first, width = part * CHANNELS, min(CHANNELS, C - part * CHANNELS)
             if C == 1:
-                fill_row(out, n * cells, cells)
+                target = n * cells
+                fill_row(out, target, cells)
+                if add:
+                    # Unsigned numbers: negative ones are out of range too, and numba wraps none around.
+                    base, size = np.uint64(target), np.uint64(cells)
+                    for o in range(n * outputs, n * outputs + outputs):
+                        at = np.uint64(indices[o])
+                        if at < size:
+                            out[base + at] += values[o]
+                        elif indices[o] != -1:
+                            wrong[0] = 1
+                    continue
             else:
                 for i in range(cells):
                     fill_row(out, (n * cells + i) * C + first, width)
@@ -80,6 +92,79 @@ def _scatter(thread, counter, tasks, geometry, wrong, indices, values, out):
                         wrong[0] = 1
 
 
+@lru_cache(maxsize=1024)
+def send_plan(spec: PoolSpec, threads: int) -> Plan:
+    """The gradient of maxima over the spec's windows, channels last."""
+    ID, IH, IW, OD, OH, OW, KD, KH, KW, _, _, _, dd, dh, dw = spec.three[:15]
+    W, taps = isa.width(spec.dtype), KD * KH * KW
+    width = CHANNELS
+    while width > W and spec.N * -(-spec.C // width) < threads:  # fewer channels at a time, for all threads
+        width //= 2
+    cycles = (OD * OH * OW * (20 + 1.5 * taps * width / W)) + ID * IH * IW * 8
+    step, tasks, threads = tasks_of(spec.N * -(-spec.C // width), cycles, threads)
+    full = np.add.outer(np.add.outer(np.arange(KD) * dd * IH, np.arange(KH) * dh) * IW, np.arange(KW) * dw).reshape(-1)
+    geometry = np.array([spec.N, spec.C, *spec.three[:18], step, width], np.int64)
+    return Plan(
+        _send, geometry, full.astype(np.int64), divisor_constants(spec.dtype, 1), tasks, threads, W,
+        workspace.aligned(taps, 8), spec.dtype,
+    )  # fmt: skip
+
+
+def send(how: Plan, values: np.ndarray, indices: np.ndarray, out: np.ndarray) -> bool:
+    """Run a `send_plan`. Returns whether every index is a place in its own window; else `scatter` must do it."""
+    wrong = np.zeros(1, np.int64)
+    with workspace.scratch("int64", how.list_size, how.threads) as lists:
+        pool.run(how.kernel, how.tasks, (how.geometry, how.tables, lists, wrong, indices, values, out), how.threads)
+    return not wrong[0]
+
+
+@kernel
+def _send(thread, counter, tasks, geometry, tables, lists, wrong, indices, values, out):
+    """A task is some channels of an image: lanes are channels, and no other task writes to them."""
+    (
+        images, C, ID, IH, IW, OD, OH, OW, KD, KH, KW, sd, sh, sw, dd, dh, dw, pd, ph, pw, step, width,
+    ) = unpack(geometry, 22)  # fmt: skip
+    mine, parts = thread * ((tables.size + 7) // 8 * 8), (C + width - 1) // width
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            break
+        for block in range(task * step, min(images * parts, task * step + step)):
+            n, part = divmod(block, parts)
+            first, lanes = part * width, min(width, C - part * width)
+            ready = n * ID * IH * IW  # cells up to here are zero or hold sums: cleared shortly before they are needed
+            for od in range(OD):
+                d0, nd = window(tables, -1, od, sd, pd, KD, dd, ID)
+                for oh in range(OH):
+                    h0, nh = window(tables, -1, oh, sh, ph, KH, dh, IH)
+                    needed = (n * ID + d0 + (nd - 1) * dd) * IH + h0 + (nh - 1) * dh + 1
+                    if (od == OD - 1 and oh == OH - 1) or needed > (n + 1) * ID * IH:  # of padding alone: beyond it
+                        needed = (n + 1) * ID * IH
+                    if lanes == C:
+                        fill_row(out, ready * C, max(needed * IW - ready, 0) * C)
+                    else:
+                        for i in range(ready, needed * IW):
+                            fill_row(out, i * C + first, lanes)
+                    ready = max(ready, needed * IW)
+                    for ow in range(OW):
+                        w0, nw = window(tables, -1, ow, sw, pw, KW, dw, IW)
+                        count, cell = nd * nh * nw, (d0 * IH + h0) * IW + w0
+                        source = (((n * OD + od) * OH + oh) * OW + ow) * C + first
+                        target = (n * ID * IH * IW + cell) * C + first
+                        if count == tables.size:
+                            lost = send_row(values, indices, source, out, target, tables, 0, C, count, cell, lanes)
+                        else:
+                            at = mine
+                            for a in range(nd):
+                                for b in range(nh):
+                                    for c in range(nw):
+                                        lists[at] = (a * dd * IH + b * dh) * IW + c * dw
+                                        at += 1
+                            lost = send_row(values, indices, source, out, target, lists, mine, C, count, cell, lanes)
+                        if lost:
+                            wrong[0] = 1
+
+
 # ---- sums ---------------------------------------------------------------------------------------------------------
 
 
@@ -90,6 +175,14 @@ def spread_plan(spec: PoolSpec, divisor: int, threads: int) -> Plan:
     W = isa.width(spec.dtype)
     planes, C = (spec.N, spec.C) if spec.channels_last else (spec.N * spec.C, 1)
     rows, per_thread, tables = planes * ID * IH, W, []
+    if spec.is_global:
+        step, tasks, threads = tasks_of(planes, 20 + 1.5 * ID * IH * IW * C / W, threads)
+        numbers = np.array([planes, C, ID * IH * IW, step, workspace.aligned(C, 4)], np.int64)
+        constants = divisor_constants(spec.dtype, divisor)
+        return Plan(
+            spread_planes, numbers, np.empty(0, np.int64), constants, tasks, threads, workspace.aligned(C, 4), 8,
+            spec.dtype,
+        )  # fmt: skip
     most = (-(-((KD - 1) * dd + 1) // sd)) * -(-((KH - 1) * dh + 1) // sh)
     if spec.channels_last:
         most *= -(-((KW - 1) * dw + 1) // sw)
@@ -139,6 +232,25 @@ def _holders(i, lo, taps, dilation, stride, outputs):
     while step * stride % dilation:
         step += 1
     return first, step, (last - first) // step + 1
+
+
+@kernel
+def spread_planes(thread, counter, tasks, geometry, tables, lists, indices, constants, x, scratch, out):
+    """One window over each plane, in either memory order. A task is some planes or images."""
+    planes, C, cells, step, per_thread = unpack(geometry, 5)
+    line = thread * per_thread
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            break
+        for plane in range(task * step, min(planes, task * step + step)):
+            divide_row(C, scratch, line, x, plane * C, constants[0], constants[1])
+            first = plane * cells * C
+            if C == 1:
+                splat_row(out, first, cells, scratch[line])
+            else:
+                for i in range(cells):
+                    copy_row(scratch, line, out, first + i * C, C)
 
 
 @kernel
