@@ -22,7 +22,7 @@ def layer(row: str = SMALL) -> shapes.Layer:
 
 def result(row: str, threads: int = 1, **seconds: float) -> runner.Result:
     timings = {name.replace("_", "-"): runner.Timing(t, 1.5 * t, 7) for name, t in seconds.items()}
-    return runner.Result(layer(row), threads, "float32", "direct", 100e9, timings=timings)
+    return runner.Result(layer(row), threads, "float32", "direct", 100e9, 10e9, timings=timings)
 
 
 def test_a_row_becomes_a_layer_and_back():
@@ -102,12 +102,22 @@ def test_functional_calls_are_compared_with_functional_peers_only():
 def test_regret_and_speed_up():
     (first, found, best), (second, *_) = report.regrets(RESULTS[:2])
     assert (first, found, best, second) == (pytest.approx(1.25), RESULTS[0], "reference", 1)
-    assert "worst 1.25, fastest chosen 1 times" in report.regret_table(RESULTS)
+    assert "worst 1.25, fastest chosen 1 times" in report.regret_line(RESULTS)
+    assert report.regret_table(RESULTS).splitlines()[-1].split() == [
+        "net/conv1",
+        "direct",
+        "reference",
+        "1.25",
+        "1.00",
+        "0.800",
+    ]
     assert report.scaling_table(RESULTS).splitlines()[-1].split() == ["2", "2.00", "2.00", "net/conv1"]
 
 
 def test_csv_comes_back_as_it_was_written(tmp_path):
-    noted = dataclasses.replace(RESULTS[0], notes={"opencv": "takes one plane, and odd kernels"})
+    noted = dataclasses.replace(
+        RESULTS[0], notes={"opencv": "takes one plane, and odd kernels"}, workspace={"direct": 4096, "im2col": 0}
+    )
     gradient = dataclasses.replace(RESULTS[0], direction="weight")  # the same layer, another row
     written = [noted, gradient, *RESULTS[1:]]
     report.write_csv(written, tmp_path / "layers.csv", "a machine, some versions")
@@ -116,7 +126,8 @@ def test_csv_comes_back_as_it_was_written(tmp_path):
     assert list(report.csv_rows(results)) == list(report.csv_rows(written))
     assert [one.direction for one in results] == ["forward", "weight", "forward", "forward"]
     assert results[0].layer == noted.layer
-    assert results[0].notes == noted.notes
+    assert (results[0].notes, results[0].workspace) == (noted.notes, noted.workspace)
+    assert (results[0].roof, results[0].bandwidth) == (noted.roof, noted.bandwidth)
     assert results[0].timings["torch"] == noted.timings["torch"]
 
 

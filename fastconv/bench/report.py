@@ -12,11 +12,13 @@ from typing import Any
 from fastconv.bench.peers import CONTESTANTS
 from fastconv.bench.runner import FUNCTIONAL, PREPARED, Result, Timing, algorithm_names
 from fastconv.bench.shapes import COLUMNS, parse_layer
+from fastconv.plan.explain import size
 
 TORCH, BEST = "torch best", "best peer"
+Form = Callable[..., str]  # (headers, rows, number of columns to the left) -> a table
 CSV_COLUMNS = (
     "threads", "dtype", "direction", *COLUMNS, "contestant", "algorithm", "ms", "median_ms", "samples",
-    "gflops", "roof_gflops", "roof_percent", "note",
+    "gflops", "roof_gflops", "roof_gbytes", "roof_percent", "workspace", "note",
 )  # fmt: skip
 
 
@@ -120,12 +122,14 @@ def layer_table(results: Sequence[Result]) -> str:
     peers = [name for name in CONTESTANTS if name in timed]
     algorithms = [name for name in algorithm_names() if name in timed]
     others = algorithms if ours == FUNCTIONAL or FUNCTIONAL not in timed else [FUNCTIONAL, *algorithms]
-    headers = ["layer", "algorithm", "ms", "GFLOP/s", "% roof", *others, *(f"{name} (ratio)" for name in peers)]
+    headers = ["layer", "algorithm", "ms", "GFLOP/s", "% roof", "scratch", *others]
+    headers += [f"{name} (ratio)" for name in peers]
     rows = []
     for result in results:
         timing = result.timings[ours]
         speed = [milliseconds(timing.best), f"{result.gflops(timing):.1f}", f"{result.roof_percent(timing):.0f}"]
-        row = [result.layer.short_name, result.algorithm, *speed]
+        scratch = result.workspace.get(result.algorithm)
+        row = [result.layer.short_name, result.algorithm, *speed, "-" if scratch is None else size(scratch)]
         row += [milliseconds(result.timings[name].best) if name in result.timings else "-" for name in others]
         for name in peers:
             theirs = result.seconds(name)
@@ -134,7 +138,7 @@ def layer_table(results: Sequence[Result]) -> str:
     return text_table(headers, rows, left=2)
 
 
-def summary_table(results: Sequence[Result], comparison: Comparison, form: Callable[..., str] = text_table) -> str:
+def summary_table(results: Sequence[Result], comparison: Comparison, form: Form = text_table) -> str:
     """Geometric means of the ratios, suite by suite."""
     rows = []
     for suite, members in [*by_suite(results).items(), ("all", list(results))]:
@@ -143,7 +147,9 @@ def summary_table(results: Sequence[Result], comparison: Comparison, form: Calla
     return form(["suite", "layers", *comparison.groups], rows)
 
 
-def worst_table(results: Sequence[Result], comparison: Comparison, group: str, count: int = 10) -> str:
+def worst_table(
+    results: Sequence[Result], comparison: Comparison, group: str, count: int = 10, form: Form = text_table
+) -> str:
     """The layers where a group of peers does best against us."""
     ranked = sorted((ratio, i) for i, r in enumerate(results) if (ratio := comparison.ratio(r, group)) is not None)
     rows = []
@@ -155,7 +161,7 @@ def worst_table(results: Sequence[Result], comparison: Comparison, group: str, c
             [f"{result.layer.suite}/{result.layer.short_name}", result.algorithm, theirs, ratio_text(ratio),
              milliseconds(ours.best), f"{result.roof_percent(ours):.0f}"]
         )  # fmt: skip
-    return text_table(["layer", "algorithm", "peer", "ratio", "ms", "% roof"], rows, left=3)
+    return form(["layer", "algorithm", "peer", "ratio", "ms", "% roof"], rows, left=3)
 
 
 def regrets(results: Sequence[Result]) -> list[tuple[float, Result, str]]:
@@ -169,26 +175,39 @@ def regrets(results: Sequence[Result]) -> list[tuple[float, Result, str]]:
     return sorted(found, key=lambda item: -item[0])
 
 
-def regret_table(results: Sequence[Result], count: int = 10) -> str:
+def regret_line(results: Sequence[Result]) -> str:
     """How much time choosing by the cost model lost; empty if no layer had two algorithms timed."""
     found = regrets(results)
     if not found:
         return ""
+    mean, worst = geomean(regret for regret, _, _ in found), found[0][0]
+    right = sum(regret == 1 for regret, _, _ in found)
+    return f"regret {mean:.3f} (geomean of {len(found)} layers), worst {worst:.2f}, fastest chosen {right} times"
+
+
+def regret_table(results: Sequence[Result], count: int = 10, form: Form = text_table) -> str:
+    """Where choosing lost most; empty if it lost nothing."""
     rows = [
         [f"{result.layer.suite}/{result.layer.short_name}", result.algorithm, best, f"{regret:.2f}",
          milliseconds(result.algorithms()[result.algorithm].best), milliseconds(result.algorithms()[best].best)]
-        for regret, result, best in found[:count]
+        for regret, result, best in regrets(results)[:count]
         if regret > 1
     ]  # fmt: skip
-    mean, worst = geomean(regret for regret, _, _ in found), found[0][0]
-    right = sum(regret == 1 for regret, _, _ in found)
-    text = f"regret {mean:.3f} (geomean of {len(found)} layers), worst {worst:.2f}, fastest chosen {right} times"
-    if rows:
-        text += "\n" + text_table(["layer", "chosen", "better", "regret", "ms", "better ms"], rows, left=3)
-    return text
+    return form(["layer", "chosen", "better", "regret", "ms", "better ms"], rows, left=3) if rows else ""
 
 
-def direct_table(results: Sequence[Result]) -> str:
+def workspace_table(results: Sequence[Result], form: Form = text_table) -> str:
+    """The most scratch memory that each algorithm plans over a suite's layers, and over all."""
+    names = [name for name in algorithm_names() if any(name in result.workspace for result in results)]
+    rows = []
+    for suite, members in [*by_suite(results).items(), ("all", list(results))]:
+        most = [max((r.workspace[name] for r in members if name in r.workspace), default=None) for name in names]
+        chosen = max((r.workspace.get(r.algorithm, 0) for r in members), default=0)
+        rows.append([suite, size(chosen), *("-" if bytes_ is None else size(bytes_) for bytes_ in most)])
+    return form(["suite", "chosen", *names], rows) if names else ""
+
+
+def direct_table(results: Sequence[Result], form: Form = text_table) -> str:
     """The direct algorithm on the compute-bound 3x3 layers of ResNet-50, in % of the multiply-add peak."""
     rows = []
     for r in results:
@@ -197,10 +216,10 @@ def direct_table(results: Sequence[Result]) -> str:
             sizes = f"{r.layer.n}x{r.layer.c}x{'x'.join(map(str, r.layer.spatial))} -> {r.layer.oc}"
             speed = [milliseconds(direct.best), f"{r.gflops(direct):.1f}", f"{r.roof_percent(direct):.1f}"]
             rows.append([r.layer.suite, r.layer.short_name, sizes, *speed])
-    return text_table(["suite", "layer", "size", "direct ms", "GFLOP/s", "% peak"], rows, 3) if rows else ""
+    return form(["suite", "layer", "size", "direct ms", "GFLOP/s", "% peak"], rows, 3) if rows else ""
 
 
-def scaling_table(results: Sequence[Result], seconds: float = 1e-3) -> str:
+def scaling_table(results: Sequence[Result], seconds: float = 1e-3, form: Form = text_table) -> str:
     """Time on one thread / time on more, over layers that take at least `seconds` on one thread."""
     one = {r.layer: r for r in results if r.threads == 1}
     rows = []
@@ -215,7 +234,16 @@ def scaling_table(results: Sequence[Result], seconds: float = 1e-3) -> str:
         if gains:
             worst, layer = min(gains)
             rows.append([str(threads), f"{geomean(gain for gain, _ in gains):.2f}", f"{worst:.2f}", layer])
-    return text_table(["threads", "speed-up", "least", "on"], rows) if rows else ""
+    return form(["threads", "speed-up", "least", "on"], rows) if rows else ""
+
+
+def problem_lines(results: Iterable[Result]) -> list[str]:
+    """A line for each contestant that should have run and did not."""
+    return [
+        f"{r.layer.suite}/{r.layer.short_name}, {r.threads} threads, {name}: {note}"
+        for r in results
+        for name, note in r.problems.items()
+    ]
 
 
 def full_report(results: Sequence[Result]) -> str:
@@ -231,19 +259,15 @@ def full_report(results: Sequence[Result]) -> str:
                 if group in comparison.groups:
                     parts.append(f"slowest against {group}:\n{worst_table(members, comparison, group)}")
         for heading, table in (
-            ("choice of algorithm", regret_table(members)),
+            ("choice of algorithm", "\n".join(filter(None, (regret_line(members), regret_table(members))))),
             ("direct on 3x3 layers of ResNet-50", direct_table(members)),
+            ("most scratch memory that an algorithm plans", workspace_table(members)),
         ):
             if table:
                 parts.append(f"## {heading}, {title}\n\n{table}")
     if table := scaling_table(results):
         parts.append(f"## speed-up by threads, layers of at least 1 ms\n\n{table}")
-    problems = [
-        f"{r.layer.suite}/{r.layer.short_name}, {r.threads} threads, {name}: {note}"
-        for r in results
-        for name, note in r.problems.items()
-    ]
-    if problems:
+    if problems := problem_lines(results):
         parts.append("## problems\n\n" + "\n".join(problems))
     return "\n\n".join(parts)
 
@@ -274,22 +298,26 @@ def markdown_report(results: Sequence[Result], environment: str) -> str:
 
 
 def csv_rows(results: Iterable[Result]) -> Iterable[dict[str, Any]]:
+    """A row for each contestant that was timed, refused or failed, and for each algorithm that was only planned."""
     for result in results:
         common = {
             "threads": result.threads, "dtype": result.dtype, "direction": result.direction, **result.layer.row(),
             "algorithm": result.algorithm, "roof_gflops": f"{result.roof / 1e9:.2f}",
+            "roof_gbytes": f"{result.bandwidth / 1e9:.3f}",
         }  # fmt: skip
-        for name, timing in result.timings.items():
-            yield common | {
-                "contestant": name,
-                "ms": f"{1e3 * timing.best:.6g}",
-                "median_ms": f"{1e3 * timing.median:.6g}",
-                "samples": timing.samples,
-                "gflops": f"{result.gflops(timing):.2f}",
-                "roof_percent": f"{result.roof_percent(timing):.1f}",
-            }
-        for name, note in result.notes.items():
-            yield common | {"contestant": name, "note": note}
+        for name in dict.fromkeys((*result.timings, *result.workspace, *result.notes)):
+            row = common | {
+                "contestant": name, "note": result.notes.get(name, ""), "workspace": result.workspace.get(name, "")
+            }  # fmt: skip
+            if timing := result.timings.get(name):
+                row |= {
+                    "ms": f"{1e3 * timing.best:.6g}",
+                    "median_ms": f"{1e3 * timing.median:.6g}",
+                    "samples": timing.samples,
+                    "gflops": f"{result.gflops(timing):.2f}",
+                    "roof_percent": f"{result.roof_percent(timing):.1f}",
+                }
+            yield row
 
 
 def write_csv(results: Iterable[Result], path: Path, environment: str) -> None:
@@ -308,14 +336,18 @@ def read_csv(path: Path) -> tuple[list[Result], str]:
         first = file.readline()
         rows = csv.DictReader(file)
         if not first.startswith("# ") or tuple(rows.fieldnames or ()) != CSV_COLUMNS:
-            raise ValueError(f"{path} was not written by this benchmark")
+            raise ValueError(f"{path} was not written by this version of the benchmark")
         for row in rows:
-            layer, threads, dtype = parse_layer(row), int(row["threads"]), row["dtype"]
-            new = Result(layer, threads, dtype, row["algorithm"], 1e9 * float(row["roof_gflops"]), row["direction"])
-            result = results.setdefault((layer, threads, dtype, new.direction), new)
+            layer, threads, dtype, direction = parse_layer(row), int(row["threads"]), row["dtype"], row["direction"]
+            rates = 1e9 * float(row["roof_gflops"]), 1e9 * float(row["roof_gbytes"])
+            new = Result(layer, threads, dtype, row["algorithm"], *rates, direction)
+            result = results.setdefault((layer, threads, dtype, direction), new)
+            name = row["contestant"]
             if row["ms"]:
                 timing = Timing(float(row["ms"]) / 1e3, float(row["median_ms"]) / 1e3, int(row["samples"]))
-                result.timings[row["contestant"]] = timing
-            else:
-                result.notes[row["contestant"]] = row["note"]
+                result.timings[name] = timing
+            if row["workspace"]:
+                result.workspace[name] = int(row["workspace"])
+            if row["note"]:
+                result.notes[name] = row["note"]
     return list(results.values()), first[2:].strip()

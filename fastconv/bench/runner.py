@@ -51,16 +51,22 @@ class Timing:
 
 @dataclass
 class Result:
-    """One layer at one number of threads: what ran, how long it took, and why others did not run."""
+    """One layer at one number of threads: what ran, how long it took, and why others did not run.
+
+    roof, bandwidth : multiply-add peak (operations/s) and memory bandwidth (bytes/s) measured for so many threads.
+    workspace : bytes of scratch memory that each algorithm plans, timed or not.
+    """
 
     layer: Layer
     threads: int
     dtype: str
     algorithm: str
     roof: float
+    bandwidth: float
     direction: str = "forward"
     timings: dict[str, Timing] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    workspace: dict[str, int] = field(default_factory=dict)
 
     def seconds(self, *names: str) -> float | None:
         """The shortest time among the contestants named, None if none of them ran."""
@@ -83,9 +89,21 @@ class Result:
         """Notes on contestants that should have run and did not."""
         return {name: note for name, note in self.notes.items() if note.startswith((FAILED, DIFFERS))}
 
+    @property
+    def flops(self) -> int:
+        """Operations of the direct method."""
+        return self.layer.spec.flops * (2 if self.direction == "backward" else 1)
+
+    @property
+    def intensity(self) -> float:
+        """Operations of the direct method for each byte of input, weight and output, all moved once."""
+        spec = self.layer.spec
+        elements = (spec.input_bytes + spec.weight_bytes + spec.output_bytes) // spec.itemsize
+        return spec.flops / (elements * np.dtype(self.dtype).itemsize)
+
     def gflops(self, timing: Timing) -> float:
         """Speed counted as the direct method, whatever the algorithm really computes."""
-        return self.layer.spec.flops * (2 if self.direction == "backward" else 1) / timing.best / 1e9
+        return self.flops / timing.best / 1e9
 
     def roof_percent(self, timing: Timing) -> float:
         return 100e9 * self.gflops(timing) / self.roof
@@ -244,6 +262,18 @@ def our_gradients(
     return makers
 
 
+def planned_workspace(plans: Sequence[Any]) -> dict[str, int]:
+    """Bytes of scratch memory by algorithm; of two plans, which run one after the other, the larger."""
+    found: dict[str, int] = {}
+    for plan in plans:
+        for row in plan.explain().rows:
+            if row.workspace is not None:
+                found[row.algorithm] = max(found.get(row.algorithm, 0), row.workspace)
+    if len(plans) > 1:
+        found["+".join(plan.algorithm for plan in plans)] = max(plan.workspace for plan in plans)
+    return found
+
+
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Largest difference relative to the largest output; infinite for another shape or a NaN."""
     if ours.shape != theirs.shape:
@@ -295,7 +325,9 @@ def time_layer(
         fastconv.plan(x.shape, weight.shape, dtype=dtype, **options)
     ]  # fmt: skip
     chosen = "+".join(plan.algorithm for plan in plans)
-    result = Result(layer, threads, dtype, chosen, roof(measure=True).peak(dtype, threads), direction)
+    machine = roof(measure=True)
+    rates = machine.peak(dtype, threads), machine.bandwidth(threads)
+    result = Result(layer, threads, dtype, chosen, *rates, direction, workspace=planned_workspace(plans))
     if forward:
         makers, result.notes = our_contestants(layer, plans[0], (x, weight), mode, algorithms, options)
     else:
