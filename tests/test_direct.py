@@ -118,3 +118,34 @@ def test_a_batch_of_small_images_shares_its_weights():
     """9 MB of weights are not read once for each of eight 7x7 images."""
     spec = ConvSpec.make((8, 512, 7, 7), (512, 512, 3, 3), padding=1)
     assert direct_plan.parameters(spec, 1, LIMIT).tasks < 8
+
+
+def test_sums_do_not_depend_on_the_tile(monkeypatch):
+    """Bit for bit the same for any number of threads, images, and channels that fit the cache."""
+    rng = np.random.default_rng(5)
+    several = 0
+    for C, kernel, image in [
+        (300, (1, 1), (19, 7)),
+        (130, (3, 3), (9, 11)),
+        (40, (2, 5), (13, 14)),
+        (9, (13, 13), (17, 15)),
+    ]:
+        for channels_last in (False, True):
+            x, weight = rng.random((2, C, *image), np.float32), rng.random((33, C, *kernel), np.float32)
+            results = []
+            for threads, images, L2 in ((1, 2, 2 << 20), (2, 2, 2 << 20), (2, 1, 2 << 20), (1, 2, 1 << 14)):
+                monkeypatch.setattr(direct_plan, "cache_sizes", lambda L2=L2: (32 << 10, L2, 32 << 20))
+                spec = ConvSpec.make(
+                    (images, C, *image),
+                    weight.shape,
+                    padding=tuple(k // 2 for k in kernel),
+                    channels_last=channels_last,
+                )
+                params = direct_plan.parameters(spec, threads, LIMIT)
+
+                several += params.geometry[direct_plan.TILE_FIELDS + 11] < C
+                # Random numbers in memory order: what an image holds does not matter, only that both runs agree.
+                got = run(direct, spec, params, x[:images].reshape(-1), weight, Epilogue.make(spec.dtype))
+                results.append(got[: got.size // images])
+            assert all(np.array_equal(results[0], other) for other in results), (C, kernel, channels_last)
+    assert several, "no tile was cut between channels"

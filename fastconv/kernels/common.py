@@ -27,6 +27,16 @@ def chain(spec: ConvSpec) -> int:
     return min(max(2 * isqrt(spec.K), SHORTEST_CHAIN), LONGEST_CHAIN)
 
 
+def channel_chain(spec: ConvSpec) -> tuple[int, int]:
+    """(terms of a chain, channels it spans): whole channels, or a part of one channel's taps.
+
+    Where the input is cut between chains, sums do not depend on how many channels a tile packs at a time.
+    """
+    taps = spec.K * spec.groups // spec.C
+    channels = max(1, chain(spec) // taps)
+    return min(chain(spec), channels * taps), channels
+
+
 @dataclass(frozen=True)
 class Cost:
     """Work of one convolution by one algorithm, the input of the cost model.

@@ -16,6 +16,9 @@ Georganas et al. 2018 (direct convolution blocking); Goto & van de Geijn 2008 (G
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf
+
 import numpy as np
 
 from fastconv.cpu import isa, threads, workspace
@@ -37,15 +40,17 @@ def refuses(spec: ConvSpec) -> str | None:
 
 
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
-    found, by_taps = direct_plan.parameters(spec, threads, limit), direct_taps.parameters(spec, threads, limit)
-    if by_taps is None or (not isinstance(found, str) and _work(found) <= _work(by_taps)):
-        return found
-    return by_taps
+    by_taps = direct_taps.parameters(spec, threads, limit)
+    if by_taps is not None:
+        # Forms differ in the order of their sums: the choice is that of one image and one thread, for all.
+        alone = replace(spec, N=1)
+        if _work(direct_taps.parameters(alone, 1, limit)) < _work(direct_plan.parameters(alone, 1, limit)):
+            return by_taps
+    return direct_plan.parameters(spec, threads, limit)
 
 
-def _work(params: Params) -> float:
-    """Of the thread with the most tasks."""
-    return (params.cost.flops + params.cost.transform) / params.tasks * -(-params.tasks // params.threads)
+def _work(params: Params | str | None) -> float:
+    return params.cost.flops + params.cost.transform if isinstance(params, Params) else inf
 
 
 def cost(spec: ConvSpec, params: Params) -> Cost:

@@ -14,6 +14,12 @@ _ALL = TILE_FIELDS + FIELDS
 
 
 @inline
+def _chain(k, end, taps, KC):  # type: ignore[no-untyped-def]
+    """Terms of the chain that begins at k: a chain longer than a channel's taps is whole channels (see the plan)."""
+    return min(KC, end - k, taps - k % taps if taps > KC else KC)
+
+
+@inline
 def _store_rows(C, c0, c_row, pitch, base, plane, OW, height, width, rows, oc, bias, residual, constants, out):  # type: ignore[no-untyped-def]
     """Store `rows` output channels whose pixels lie side by side in C, image row after image row at `pitch`."""
     for r in range(rows):
@@ -28,19 +34,42 @@ def _store_rows(C, c0, c_row, pitch, base, plane, OW, height, width, rows, oc, b
 
 @inline
 def _gemm_to_output(  # type: ignore[no-untyped-def]
-    rows, P, mr, A, a0, K, KC, B, b0, tables, off, out, o0, plane, bias, oc, residual, constants, scratch, sums, c_row
+    rows,
+    P,
+    mr,
+    A,
+    a0,
+    K,
+    taps,
+    KC,
+    B,
+    b0,
+    tables,
+    off,
+    out,
+    o0,
+    plane,
+    bias,
+    oc,
+    residual,
+    constants,
+    scratch,
+    sums,
+    c_row,
 ):
     """Pixel form with the output as C; only the last, partial vector of a row goes through scratch."""
     W = vector_width(out)
     whole = P // W * W
-    for k in range(0, K, KC):
-        depth, later = min(KC, K - k), k > 0
+    k = 0
+    while k < K:
+        depth, later = _chain(k, K, taps, KC), k > 0
         if whole:
             gemm_block(rows, whole, mr, A, a0 + k, K, 1, B, b0, tables, off + k, depth, out, o0, plane, later)
         if whole < P:
             gemm_block(
                 rows, P - whole, mr, A, a0 + k, K, 1, B, b0 + whole, tables, off + k, depth, scratch, sums, c_row, later
             )
+        k += depth
     for r in range(rows):
         dst, value = o0 + r * plane, bias_of(bias, oc + r)
         if whole and (bias.size or residual.size or constants[0] != 0):
@@ -102,17 +131,19 @@ def pixels(  # type: ignore[no-untyped-def]
                 if straight and step >= C:
                     base = ((n * G * OC + g * OC + oc) * OD + od) * OH * OW + oh0 * OW + ow0
                     _gemm_to_output(
-                        rows, P, mr, weight, (g * OC + oc) * K, K, KC, B, b0, tables, off, out, base, OD * OH * OW,
-                        bias, g * OC + oc, residual, constants, scratch, sums, c_row,
+                        rows, P, mr, weight, (g * OC + oc) * K, K, taps, KC, B, b0, tables, off, out, base,
+                        OD * OH * OW, bias, g * OC + oc, residual, constants, scratch, sums, c_row,
                     )  # fmt: skip
                     continue
                 c0 = sums if step >= C else sums + (oc - oc0) * c_row
-                for k in range(0, channels * taps, KC):  # 3. a chain of KC terms
-                    depth = min(KC, channels * taps - k)
+                k = 0
+                while k < channels * taps:  # 3. a chain of terms
+                    depth = _chain(k, channels * taps, taps, KC)
                     gemm_block(
                         rows, P, mr, weight, (g * OC + oc) * K + c * taps + k, K, 1, B, b0, tables, off + k, depth,
                         scratch, c0, c_row, k > 0 or c > 0,
                     )  # fmt: skip
+                    k += depth
                 if c + step < C:
                     continue
                 if not channels_last:
@@ -224,11 +255,14 @@ def channels(  # type: ignore[no-untyped-def]
                     continue
                 c0 = sums if step >= C else sums + v0 * W * (together * TH * TW + W)
                 b0 = g * group_size + (oc0 + v0 * W) * K + c * taps * nv * W
-                for k in range(0, deep, KC):  # 3. a chain of KC terms
+                k = 0
+                while k < deep:  # 3. a chain of terms
+                    depth = _chain(k, deep, taps, KC)
                     gemm_channels(
-                        images * P, nv, A, a0, tables, at, tables, off + k, min(KC, deep - k), weight, b0 + k * nv * W,
+                        images * P, nv, A, a0, tables, at, tables, off + k, depth, weight, b0 + k * nv * W,
                         scratch, c0, nv * W, k > 0 or c > 0,
                     )  # fmt: skip
+                    k += depth
                 if c + step < C:
                     continue
                 for i in range(images):

@@ -16,7 +16,7 @@ import numpy as np
 from fastconv.cpu import isa, workspace
 from fastconv.cpu.caches import cache_sizes
 from fastconv.cpu.microkernel import widest
-from fastconv.kernels.common import Cost, ceil_div, chain
+from fastconv.kernels.common import Cost, ceil_div, chain, channel_chain
 from fastconv.kernels.input_tile import TILE_FIELDS, InputTile
 from fastconv.spec import ConvSpec
 
@@ -103,7 +103,10 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     C, OC, K = spec.C // spec.groups, spec.OC // spec.groups, spec.K
     mr = row_tile(OC)
     L2 = cache_sizes()[1]
-    CB = C if in_place and channels_form else max(1, min(C, (L2 // 2) // (cut.c_pitch * size)))
+    CB = C
+    if not (in_place and channels_form):
+        unit = channel_chain(spec)[1]
+        CB = min(C, max(unit, (L2 // 2) // (cut.c_pitch * size) // unit * unit))
     packed = 0 if in_place and channels_form else CB * cut.c_pitch + 8 * W
     P = images * TH * TW if channels_form else (TH - 1) * cut.pitch + TW
     if channels_form:
@@ -259,7 +262,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     geometry = np.array(
         [
             *cut.geometry(), spec.N, C, OC, G, spec.K // C, *spec.output3, cut.TW, cut.images, tile.OCP, tile.CB,
-            tile.in_place, reach, mr, block, chain(spec), per_thread, c_start, tile.c_row,
+            tile.in_place, reach, mr, block, channel_chain(spec)[0], per_thread, c_start, tile.c_row,
             transposed_row(cut.TH * cut.TW, W, size), *starts,
         ],
         np.int64,
