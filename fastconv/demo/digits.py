@@ -212,7 +212,7 @@ def peaks(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     Windows beside the best one see the same digit. The mean over them breaks ties, so that the middle one wins.
     """
     digit = 1 - probabilities[NOTHING]
-    box = np.full((1, 1, 3, 3), 1 / 9, np.float32)
+    box = np.full((1, 1, 3, 3), 1 / 9, digit.dtype)
     score = digit + fastconv.conv2d(digit[None, None], box, padding=1)[0, 0]
     found: list[tuple[int, int, int]] = []
     for at in np.argsort(score, axis=None)[::-1]:

@@ -186,7 +186,7 @@ class Module:
     def save(self, path: str | Path) -> None:
         """Write the state to an ``.npz`` file: plain arrays, no pickle."""
         with open(path, "wb") as file:
-            np.savez(file, allow_pickle=False, **self.state_dict())
+            np.savez(file, **self.state_dict())
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote; files that hold pickled objects are refused."""

@@ -1,0 +1,93 @@
+"""Kernels that are products of smaller ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastconv
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def test_rank_of_famous_kernels():
+    gaussian = np.exp(-(np.linspace(-2, 2, 15) ** 2))
+    assert fastconv.kernel_rank(np.outer(gaussian, gaussian)) == 1
+    assert fastconv.kernel_rank(np.ones((9, 9), np.float32)) == 1
+    assert fastconv.kernel_rank(np.outer([1.0, 2, 1], [-1.0, 0, 1])) == 1
+    assert fastconv.kernel_rank(np.array([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])) == 2
+    assert fastconv.kernel_rank(random(5, 5)) == 5
+    assert fastconv.kernel_rank(np.zeros((3, 3))) == 1
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"padding": "same", "padding_mode": "reflect"}, {"stride": (2, 1), "padding": ((1, 2), (0, 3))},
+    {"dilation": (1, 2), "padding": 2},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_split_banks_convolve_alike(options, layout):
+    x, bias = random(2, 3, 12, 13), random(4)
+    x = x if layout == "NCHW" else np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    options = {**options, "layout": layout}
+    for bank in (random(4, 3, 3, 5), np.einsum("oc,u,v->ocuv", random(4, 3), random(3), random(5))):
+        columns, rows = fastconv.separate(bank)
+        assert len(columns) == fastconv.kernel_rank(bank)
+        expected = fastconv.conv2d(x, bank, bias, activation="relu", **options)
+        y = fastconv.separable_conv2d(x, columns, rows, bias, activation="relu", **options)
+        np.testing.assert_allclose(y, expected, atol=1e-11)
+    flat = np.einsum("oc,ou,ov->ocuv", random(4, 3), random(4, 3, seed=1), random(4, 5, seed=2))
+    parts = fastconv.flatten_kernel(flat)
+    y = fastconv.flattened_conv2d(x, *parts, bias, activation="relu", **options)
+    np.testing.assert_allclose(y, fastconv.conv2d(x, flat, bias, activation="relu", **options), atol=1e-11)
+
+
+def test_low_rank_is_the_best_approximation():
+    bank = random(4, 3, 3, 3)
+    errors = []
+    for rank in range(1, 10):
+        columns, rows = fastconv.separate(bank, rank)
+        product = np.einsum("rcu,orv->ocuv", columns[..., 0], rows[:, :, 0])
+        errors.append(np.linalg.norm(product - bank))
+    assert (np.diff(errors) < 0).all()
+    assert errors[-1] < 1e-12
+    values = np.linalg.svd(bank.transpose(1, 2, 0, 3).reshape(9, 12), compute_uv=False)
+    assert errors[0] == pytest.approx(np.sqrt((values[1:] ** 2).sum()))
+
+
+def test_flatten_finds_out():
+    assert fastconv.flatten_kernel(random(2, 3, 3, 3)) is None
+    assert fastconv.flatten_kernel(np.zeros((2, 3, 3, 3))) is not None
+    across, down, along = fastconv.flatten_kernel(np.ones((2, 3, 4, 5), np.float32))
+    np.testing.assert_allclose(across * down * along, np.ones((2, 3, 4, 5)))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_depthwise_separable(layout):
+    x, depthwise, pointwise = random(2, 3, 8, 9), random(6, 1, 3, 3), random(5, 6, 1, 1)
+    dense = np.zeros((6, 3, 3, 3))
+    for i in range(6):
+        dense[i, i // 2] = depthwise[i, 0]
+    whole = np.einsum("oi,icuv->ocuv", pointwise[:, :, 0, 0], dense)
+    given = x if layout == "NCHW" else np.moveaxis(x, 1, -1)
+    y = fastconv.depthwise_separable_conv2d(given, depthwise, pointwise, stride=2, padding=1, layout=layout)
+    y = y if layout == "NCHW" else np.moveaxis(y, -1, 1)
+    np.testing.assert_allclose(y, fastconv.conv2d(x, whole, stride=2, padding=1), atol=1e-11)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="rank must be at most 3"):
+        fastconv.separate(np.ones((3, 3)), 4)
+    with pytest.raises(ValueError, match="weight must be finite"):
+        fastconv.separate(np.full((3, 3), np.nan))
+    with pytest.raises(ValueError, match=r"weight must have shape \(KH, KW\)"):
+        fastconv.kernel_rank(np.ones(3))
+    with pytest.raises(ValueError, match="columns must have shape"):
+        fastconv.separable_conv2d(np.ones((1, 1, 5, 5)), np.ones((1, 1, 3, 3)), np.ones((1, 1, 1, 3)))
+    with pytest.raises(ValueError, match="depthwise must have shape"):
+        fastconv.depthwise_separable_conv2d(np.ones((1, 2, 5, 5)), np.ones((2, 2, 3, 3)), np.ones((1, 2, 1, 1)))
+    with pytest.raises(ValueError, match=r"down must have shape \(2, 1, KH, 1\)"):
+        fastconv.flattened_conv2d(
+            np.ones((1, 1, 5, 5)), np.ones((2, 1, 1, 1)), np.ones((2, 1, 1, 3)), np.ones((2, 1, 1, 3))
+        )
