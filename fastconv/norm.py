@@ -139,7 +139,8 @@ class _Grouping:
                 flat = sums.reshape(-1)
                 operands = (geometry, numbers, mean, variance, flat, x.flat, gradient, weight, target)
                 threads.run(rows.backward, tasks, operands, self.threads)
-        inverse = np.repeat((1 / np.sqrt(variance + eps)).reshape(self.images, -1), self.channels, axis=1)
+        inverse = (1 / np.sqrt(variance + eps)).reshape(self.images, x.C // self.channels)
+        inverse = np.repeat(inverse, self.channels, axis=1)
         if self.batch:
             inverse = np.broadcast_to(inverse, sums.shape[:2])
         return x.wrap(target), (sums[..., 1] * inverse).sum(0), sums[..., 0].sum(0)

@@ -114,11 +114,11 @@ def _fractional(
             raise ValueError("random_samples must be numbers from 0 to 1, 1 not included")
     u = u.reshape(-1, ndim)
     order = range(ndim) if ndim == 3 else (1, 0)
-    pairs = np.tile(np.array([0, 1]), (len(u), 3 - ndim)).reshape(len(u), -1)
+    pairs = np.tile(np.array([0, 1]), (len(u), 3 - ndim))
     for axis, column in enumerate(order):
         starts = _starts(u[:, column], frame.sizes[axis], kernel[axis], outputs[axis])
         windows = np.stack([starts, np.full_like(starts, kernel[axis])], 2)
-        pairs = np.concatenate([pairs, windows.reshape(len(u), -1)], 1)
+        pairs = np.concatenate([pairs, windows.reshape(len(u), 2 * outputs[axis])], 1)
     tables = np.ascontiguousarray(pairs, np.int64)
     none = np.empty(0, frame.kernel)
     values, indices = _pick(frame, scalar.LARGEST, outputs, tables.reshape(-1), tables.shape[1], none, x)

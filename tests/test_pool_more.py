@@ -188,6 +188,7 @@ def test_fractional(ndim, order):
         pool(x, kernel, outputs, rng=7), pool(order(x), kernel, outputs, rng=np.random.default_rng(7))
     )
     assert pool(x, kernel, output_ratio=0.5).shape == (2, 3, *(n // 2 for n in x.shape[2:]))
+    assert pool(x[:0], kernel, outputs).shape == (0, 3, *outputs)
     for wrong in ({}, {"output_size": 100}, {"output_ratio": 1.5}, {"output_size": 2, "output_ratio": 0.5}):
         with pytest.raises(ValueError, match=r"output|do not fit"):
             pool(x, kernel, **wrong)
@@ -217,6 +218,7 @@ def test_stochastic(ndim):
     back = getattr(fastconv, f"stochastic_pool{ndim}d_backward")(grad, y.shape, where)
     assert np.isclose((back * y).sum(), (grad * drawn).sum(), rtol=1e-4)
     assert (pool(np.zeros_like(y), 2) == 0).all()
+    assert pool(y[:0], 2).shape == (0, *pool(y, 2).shape[1:])
     assert np.isnan(pool(np.where(y == y.max(), np.nan, y), 2, rng=0)).sum() == 1
     with pytest.raises(ValueError, match="x must not be negative"):
         pool(-y, 2)
