@@ -91,7 +91,7 @@ def use(monkeypatch):
 
 
 def test_table_is_complete_and_ends_with_the_reference():
-    assert candidates.names() == ("fft", "depthwise", "direct", "im2col", "reference")
+    assert candidates.names() == ("fft", "winograd_fast", "winograd", "depthwise", "direct", "im2col", "reference")
     for module in CANDIDATES:
         assert module.ACCURACY in choice.ACCURACIES
         assert module.ERROR_BOUND > 0
@@ -157,7 +157,10 @@ def test_workspace_limit_refuses(use):
 
 
 def test_unknown_algorithm_lists_the_names():
-    with pytest.raises(ValueError, match=r"algorithm must be 'auto' or one of fft, depthwise, direct.*got 'magic'"):
+    with pytest.raises(
+        ValueError,
+        match=r"algorithm must be 'auto' or one of fft, winograd_fast, winograd, depthwise, direct.*got 'magic'",
+    ):
         plan_spec(SPEC, algorithm="magic")
 
 

@@ -24,6 +24,7 @@ from fastconv.cpu import isa, threads, workspace
 from fastconv.cpu.caches import cache_sizes
 from fastconv.cpu.fft_codelets import register_tile
 from fastconv.kernels import fft_kernels as k
+from fastconv.kernels import tiles
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.kernels.fft_axes import SMOOTH, axis_plan, root
@@ -460,7 +461,8 @@ def _run(spec: ConvSpec, params: Params, packed: np.ndarray, tail: tuple[np.ndar
                     launch(k.INVERSE, here * -(-OC // block), group, first)
     if packed[1] or seen[: items * spec.C].any():
         todo = _spoilt(spec, params, packed, seen, W)
-        threads.run(k.recompute, len(todo) // 2, (g, todo, params.tables, *tail), count)
+        places = g[[k.SHARED, k.OWN, k.M_ROW, k.M_OUT, k.M_TURN, k.WEIGHTS]]
+        threads.run(tiles.recompute, len(todo) // 2, (g, places, todo, params.tables, *tail), count)
 
 
 def _spoilt(spec: ConvSpec, params: Params, packed: np.ndarray, seen: np.ndarray, W: int) -> np.ndarray:

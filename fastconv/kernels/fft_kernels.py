@@ -18,7 +18,7 @@ from fastconv.cpu.fft_transform import TOGETHER, columns, finish, rows_backward,
 from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.simd import claim, vector_width
 from fastconv.kernels import tiles as t
-from fastconv.kernels.tiles import direct_tile, padded_row, row_source, stage_channels, store_tile, store_tile_last
+from fastconv.kernels.tiles import padded_row, row_source, stage_channels, store_tile, store_tile_last
 
 # Further places of `geometry`. Q: row panels; F: frequency vectors of a spectrum; NEEDED: column panels with outputs;
 # DEPTH, HEIGHT: planes and rows of them; PARTS: tasks that share a tile's output channels; CHUNK: tiles worked on
@@ -368,25 +368,3 @@ def _make_channelwise(last: bool):  # type: ignore[no-untyped-def]
 
 POINTWISE = {last: _make_pointwise(last) for last in (False, True)}
 CHANNELWISE = {last: _make_channelwise(last) for last in (False, True)}
-
-
-# ---- tiles that a transform would spoil --------------------------------------------------------------------------
-
-
-@kernel
-def recompute(thread, counter, tasks, g, todo, tables, x, packed, bias, residual, epilogue, out, S):  # type: ignore[no-untyped-def]
-    """Compute tiles directly: task t is tile todo[2t] (of all images) of output channel todo[2t + 1]."""
-    m = g[SHARED] + thread * g[OWN]
-    tiles, rows = g[t.ND] * g[t.NH] * g[t.NW], g[t.TD] * g[t.TH] * g[t.PITCH]
-    while True:
-        task = claim(counter)
-        if task >= tasks:
-            return
-        item, oc = todo[2 * task], todo[2 * task + 1]
-        n, tile = item // tiles, item % tiles
-        at = m + g[M_OUT]
-        direct_tile(g, tables, x, packed, g[WEIGHTS], n, tile, oc, m + g[M_ROW], S, at)
-        if g[t.LAST]:
-            store_tile_last(g, tile, n, oc, 1, S, at, rows, m + g[M_TURN], bias, residual, epilogue, out)
-        else:
-            store_tile(g, tile, n, oc, S, at, bias, residual, epilogue, out)

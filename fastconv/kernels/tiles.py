@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastconv.cpu.jit import inline
-from fastconv.cpu.simd import transpose_block, vector_width
+from fastconv.cpu.jit import inline, kernel
+from fastconv.cpu.simd import claim, transpose_block, vector_width
 from fastconv.kernels.epilogue import bias_of, store_channels, store_row
 from fastconv.kernels.pack import pack_row, pack_rows_last, padded_sources
 from fastconv.spec import ConvSpec
@@ -206,3 +206,29 @@ def direct_tile(g, tables, x, weight, a0, n, tile, oc, row_at, dst, at):  # type
                         a = weight[first + (taps - 1 - tap if g[FLIP] else tap)]
                         for j in range(width):
                             dst[row + j * g[SW]] += a * dst[row_at + j * g[SW] + kw * g[DW]]
+
+
+#: Places that `recompute` works in: where the first thread's memory begins, its size, and in it: a padded row, the
+#: finished tile, a block of vectors; and where the weights as the caller gave them lie among the packed ones.
+START, OWN, AT_ROW, AT_OUT, AT_TURN, AT_WEIGHTS = range(6)
+
+
+@kernel
+def recompute(  # type: ignore[no-untyped-def]
+    thread, counter, tasks, g, places, todo, tables, x, packed, bias, residual, epilogue, out, S
+):
+    """Compute tiles directly: task t is tile todo[2t] (of all images) of output channel todo[2t + 1]."""
+    m = places[START] + thread * places[OWN]
+    count, rows = g[ND] * g[NH] * g[NW], g[TD] * g[TH] * g[PITCH]
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            return
+        item, oc = todo[2 * task], todo[2 * task + 1]
+        n, tile = item // count, item % count
+        at = m + places[AT_OUT]
+        direct_tile(g, tables, x, packed, places[AT_WEIGHTS], n, tile, oc, m + places[AT_ROW], S, at)
+        if g[LAST]:
+            store_tile_last(g, tile, n, oc, 1, S, at, rows, m + places[AT_TURN], bias, residual, epilogue, out)
+        else:
+            store_tile(g, tile, n, oc, S, at, bias, residual, epilogue, out)

@@ -15,6 +15,8 @@ from fastconv.kernels import (
     transpose_depthwise,
     weight_grad_direct,
     weight_grad_dots,
+    winograd,
+    winograd_fast,
 )
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue
@@ -76,6 +78,8 @@ class WeightAlgorithm(Protocol):
 #: Fastest first where each is at home: equal predictions go to the earlier one. The reference takes everything.
 CANDIDATES: tuple[Algorithm, ...] = (
     fft,          # large kernels: work per output grows with the logarithm of the kernel
+    winograd_fast,  # larger tiles with larger errors, for those who ask for them
+    winograd,     # small kernels at stride 1: a quarter of the multiplications
     depthwise,    # one input channel per group: no GEMM to be had, memory bound
     direct,       # implicit GEMM on the input itself
     im2col,       # explicit GEMM on gathered panels: odd strides and small planes

@@ -35,6 +35,8 @@ class Rates:
 # An algorithm may count `transform` in any unit: its rate follows.
 RATES = {
     "fft": Rates(efficiency=0.30, transform=0.076, memory=0.30, call=3.8e-6, plane=67e-9),
+    "winograd_fast": Rates(efficiency=0.95, transform=0.90, memory=0.20, call=6e-6, plane=0.0),
+    "winograd": Rates(efficiency=0.95, transform=0.90, memory=0.20, call=6e-6, plane=0.0),
     "depthwise": Rates(efficiency=0.77, transform=0.026, memory=0.56, call=1.9e-6, plane=0.0),
     "direct": Rates(efficiency=0.87, transform=0.76, memory=0.24, call=1.2e-6, plane=41e-9),
     "im2col": Rates(efficiency=0.67, transform=0.026, memory=0.55, call=3.8e-6, plane=2e-6),
