@@ -146,7 +146,19 @@ def accuracy(network: nn.Sequential, pictures: np.ndarray, classes: np.ndarray) 
 
 
 def train(data: Data, epochs: int = EPOCHS, report: Callable[[int, Training], None] | None = None) -> Training:
-    """Train a new network; `report` is told after every epoch."""
+    """Train a new network; `report` is told after every epoch.
+
+    One thread does it: with layers of some 50 us a second one would mostly wait.
+    """
+    threads = fastconv.get_num_threads()
+    fastconv.set_num_threads(1)
+    try:
+        return _train(data, epochs, report)
+    finally:
+        fastconv.set_num_threads(threads)
+
+
+def _train(data: Data, epochs: int, report: Callable[[int, Training], None] | None) -> Training:
     nn.manual_seed(0)
     random = np.random.default_rng(0)
     result = Training(lenet())
@@ -198,7 +210,7 @@ def find(network: nn.Sequential, page: Page) -> Found:
     """Slide the network over a page: its full layers are read as convolutions, and every window is classified."""
     everywhere = nn.fully_convolutional(network, (1, WINDOW, WINDOW)).eval()
     x = page.pixels[None, None]
-    everywhere(x)  # packs the weights
+    fastconv.softmax(everywhere(x))  # packs the weights
     begin = perf_counter()
     scores = everywhere(x)
     probabilities = fastconv.softmax(scores)[0]
@@ -280,12 +292,7 @@ def run(out: Path, heading: str) -> int:
             text = f"epoch {epoch}: loss {training.losses[-1]:.3f}, test accuracy {100 * training.accuracy:.1f} %"
             progress.update(task, completed=epoch, description=text)
 
-        threads = fastconv.get_num_threads()
-        fastconv.set_num_threads(1)  # layers of some 50 us: a second thread would mostly wait
-        try:
-            training = train(data, EPOCHS, report)
-        finally:
-            fastconv.set_num_threads(threads)
+        training = train(data, EPOCHS, report)
         progress.update(task, description="reading a page")
         page = make_page(data)
         found = find(training.network, page)

@@ -186,7 +186,8 @@ class Module:
     def save(self, path: str | Path) -> None:
         """Write the state to an ``.npz`` file: plain arrays, no pickle."""
         with open(path, "wb") as file:
-            np.savez(file, **self.state_dict())
+            arrays: Any = self.state_dict()  # NumPy 2.0 would store an argument `allow_pickle` as another array
+            np.savez(file, **arrays)
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote; files that hold pickled objects are refused."""
