@@ -2,16 +2,23 @@
 
 import dataclasses
 import math
+import re
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+import fastconv
 from fastconv import bench
-from fastconv.bench import peers, report, runner, shapes
+from fastconv.bench import peers, report, runner, shapes, svg
+from fastconv.bench.html import write_html
 
+SVG = "{http://www.w3.org/2000/svg}"
+PEER_SECONDS = dict.fromkeys(peers.CONTESTANTS, 0.003)
 HEADER = ",".join(shapes.COLUMNS)
 SMALL = "net,net:conv1*3,1,3,8x9,4,3x3,1x2,1x0,1x1,1"
 
@@ -215,6 +222,96 @@ def test_a_real_run_reports_and_can_be_read_back(tmp_path, capsys):
     assert bench.main(["--load", str(out / "layers.csv"), "--out", str(out), "--markdown", str(table)]) == 0
     assert "# net, 1 thread" in capsys.readouterr().out
     assert table.read_text().startswith("fastconv ")
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and keeps the rows of each table and what the page refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tables, self.links, self.words = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.links += [value for name, value in attributes if name in ("src", "href")]
+        if tag in ("meta", "input"):
+            return
+        self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.tables and {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+
+def test_the_page_stands_alone_and_shows_every_peer(tmp_path):
+    strange = result(SMALL.replace("net:conv1*3", "<b>&"), fastconv=1e-3, fastconv_functional=2e-3, **PEER_SECONDS)
+    odd = dataclasses.replace(
+        strange,
+        timings={name: timing for name, timing in strange.timings.items() if name != "opencv"},
+        notes={"opencv": 'takes "one" plane'},
+        workspace={"direct": 3 << 20, "fft": 512},
+    )
+    write_html([*RESULTS, strange, odd], tmp_path / "report.html", "fastconv 0, a machine (AVX-512, 2 cores), numba 1")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.links == []
+    assert set(re.findall(r"https?://[^\"]*", text)) == {SVG[1:-1]}  # a name, never fetched
+    assert "a machine (AVX-512, 2 cores)" in page.words
+    assert all(len({len(row) for row in table}) == 1 for table in page.tables)
+    layers, scratch = page.tables[-2:]
+    assert [row[1] for row in layers[1:]] == ["conv1", "conv2", "conv1", "<b>&", "<b>&"]
+    assert set(layers[0]) >= set(peers.CONTESTANTS)
+    assert layers[1][layers[0].index("torch-nhwc")] == "3.003.00"  # ratio and milliseconds
+    assert layers[-1][layers[0].index("opencv")] == "-"
+    assert 'title="takes &quot;one&quot; plane"' in text
+    assert scratch[-1] == ["net", "<b>&", "direct", "1", "512 B", "3 MiB1.00 ms"]  # the one chosen was timed
+    assert f'data-v="{3 << 20}"' in text
+    pictures = [ElementTree.fromstring(found) for found in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]
+    assert len(pictures) == 5  # bars: prepared by 1 and 2 threads, functional; a roofline for each number of threads
+    circles = [title.text for title in pictures[-2].iter(f"{SVG}title")]
+    assert sum("direct, " in circle for circle in circles) == 4
+
+
+def test_a_layer_bound_by_memory_lies_on_the_roof():
+    one = result(SMALL)
+    assert one.intensity == pytest.approx(one.layer.spec.flops / (4 * (216 + 108 + 128)))
+    assert one.intensity < one.roof / one.bandwidth
+    one.timings[runner.PREPARED] = runner.Timing(one.flops / (one.bandwidth * one.intensity), 1.0, 7)
+    drawing = ElementTree.fromstring(svg.roofline([one], None))
+    (roof,) = drawing.iter(f"{SVG}polyline")
+    (x0, y0), (x1, y1), (_, y2) = [tuple(map(float, point.split(","))) for point in roof.get("points").split()]
+    dot = next(circle for circle in drawing.iter(f"{SVG}circle") if circle.find(f"{SVG}title") is not None)
+    x, y = float(dot.get("cx")), float(dot.get("cy"))
+    assert x0 < x < x1
+    assert y0 > y > y1 == y2
+    assert y == pytest.approx(y0 + (y1 - y0) * (x - x0) / (x1 - x0), abs=0.3)
+
+
+def test_scratch_memory_is_planned_for_every_algorithm_that_accepts():
+    one = layer()
+    plan = fastconv.plan(one.spec.x_shape, one.spec.weight_shape, **one.options)
+    planned = runner.planned_workspace([plan])
+    assert {"direct", "im2col", "reference"} <= set(planned)
+    assert "depthwise" not in planned
+    assert planned[plan.algorithm] == plan.workspace
+    im2col = fastconv.plan(one.spec.x_shape, one.spec.weight_shape, algorithm="im2col", **one.options)
+    assert planned["im2col"] == im2col.workspace > 0
+    total = report.workspace_table([result(SMALL), dataclasses.replace(RESULTS[0], workspace={"direct": 2 << 20})])
+    assert total.splitlines()[-1].split() == ["all", "2", "MiB", "2", "MiB"]
 
 
 def test_the_plot_is_drawn(tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 import fastconv
 from fastconv.bench import overhead, pools, report
 from fastconv.bench.directions import DIRECTIONS
+from fastconv.bench.html import write_html
 from fastconv.bench.peers import INSTALL_HINT, PEERS, Peer, load, quieten_pools
 from fastconv.bench.runner import MODES, Neighbours, Result, algorithm_names, contest, time_layer
 from fastconv.bench.shapes import DEFAULT_SUITE, Layer, read_layers, select
@@ -91,7 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--suite", type=Path, default=DEFAULT_SUITE, metavar="FILE.csv", help="layers to time [%(default)s]")
     add("--suites", type=names, default=[], metavar="A,B", help="only these suites of the file")
     add("--filter", default="", metavar="REGEX", help="only layers whose suite/name matches")
-    add("--peers", type=names, default=["torch"], metavar="A,B", help=f"of {', '.join(PEERS)}; '' for none [torch]")
+    add("--peers", type=names, default=list(PEERS), metavar="A,B",
+        help=f"of {', '.join(PEERS)}; '' for none [all that are installed]")  # fmt: skip
     add("--threads", type=int, nargs="+", default=[1, fastconv.get_num_threads()], metavar="N",
         help="numbers of threads, one pass each [1 and all]")  # fmt: skip
     add("--dtype", choices=("float32", "float64"), default="float32", help="[%(default)s]")
@@ -107,7 +109,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pool", action="store_true", help="instead of layers, time pools, forward and backward, against torch")
     add("--batches", type=int, nargs="+", default=[1, 8], metavar="N", help="batch sizes of the pools [1 8]")
     add("--overhead", action="store_true", help="instead of layers, time an empty call and the start of a process")
-    add("--out", type=Path, default=Path("fastconv-bench"), metavar="DIR", help="for the CSV and plot [%(default)s]")
+    add(
+        "--out",
+        type=Path,
+        default=Path("fastconv-bench"),
+        metavar="DIR",
+        help="for the CSV, the page and the plot [%(default)s]",
+    )
     add("--markdown", type=Path, metavar="FILE", help="write the geometric means as a Markdown table too")
     add("--load", type=Path, nargs="+", metavar="FILE.csv", help="measure nothing, report what earlier runs wrote")
     return parser
@@ -183,6 +191,8 @@ def finish(results: Sequence[Result], environment: str, options: argparse.Namesp
     options.out.mkdir(parents=True, exist_ok=True)
     written = [options.out / "layers.csv"]
     report.write_csv(results, written[0], environment)
+    written.append(options.out / "report.html")
+    write_html(results, written[-1], environment)
     if report.comparisons(results):
         try:
             from fastconv.bench.plot import write_plot
