@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 import fastconv
 from fastconv import grad
 
+FLOATS = ["float32", "complex64", "float16"]  # all computed by the kernels of float32
+DTYPES = [*FLOATS, "float64", "complex128", "int32"]
+
 
 @st.composite
-def calls(draw):
+def calls(draw, dtypes):
     ndim = draw(st.integers(1, 3))
     groups = draw(st.integers(1, 3))
 
@@ -32,7 +35,7 @@ def calls(draw):
             "stride": stride, "dilation": dilation, "groups": groups, "padding": per_axis(0, 3),
             "output_padding": tuple(draw(st.integers(0, max(pair) - 1)) for pair in zip(stride, dilation, strict=True)),
         },
-        "dtype": draw(st.sampled_from(["float32", "float64", "complex64", "int32", "float16"])),
+        "dtype": draw(st.sampled_from(dtypes)),
         "layout": draw(st.sampled_from(["NCHW", "NHWC"])),
         "last": draw(st.booleans()),
         "batched": draw(st.booleans()),
@@ -84,15 +87,15 @@ def check(case) -> None:
     np.testing.assert_array_equal(got, given_as(want).astype(result))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(calls())
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(calls(FLOATS))
 def test_every_option(case):
     check(case)
 
 
 @pytest.mark.slow
 @settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(calls())
+@given(calls(DTYPES))
 def test_very_many_options(case):
     check(case)
 
