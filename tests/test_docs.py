@@ -49,7 +49,7 @@ def test_command(command):
     elif words[2] == "fastconv":
         cli.build_parser().parse_args(words[3:])
     else:
-        assert words[2:] == ["pytest"]
+        assert words[2:] == ["pytest", "-n", "auto", "--dist", "worksteal"]
 
 
 @pytest.mark.parametrize("name", ["main-job", "tests"])

@@ -15,7 +15,8 @@ from fastconv.demo.problems import Problem
 __all__ = ["Result", "Run", "measure", "measure_all"]
 
 UNIT = 2.0**-24  # half the spacing of the float32 numbers just above 1
-NORMWISE = {"fft"}  # its rounding errors spread over a whole tile: its bound holds for the largest |w| * |x|
+#: Their rounding errors spread over a whole tile: their bounds hold for the largest |w| * |x|.
+NORMWISE = {"fft", "winograd", "winograd_fast"}
 
 ACCURACY = "fast"  # lets every algorithm in; each is still held to its own bound
 
