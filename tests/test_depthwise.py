@@ -255,6 +255,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow  # compiles everything once more
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_instruction_sets(name, tmp_path):
     if not {"avx2", "fma"} <= isa.features():

@@ -430,6 +430,7 @@ OTHER = {"haswell": AVX2, "x86-64": "+sse,+sse2,+cx16"}
 
 
 @pytest.mark.skipif(isa.name() not in ("AVX-512", "AVX2+FMA"), reason="needs an x86 CPU with AVX2")
+@pytest.mark.slow  # compiles everything once more
 @pytest.mark.parametrize("cpu", OTHER)
 def test_other_instruction_sets(cpu, tmp_path):
     code = """
