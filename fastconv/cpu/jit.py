@@ -8,7 +8,6 @@ therefore cached in one private folder, and are stale when any module they are b
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 import sys
 import tempfile
@@ -49,20 +48,26 @@ def cache_folder() -> Path:
         return fallback
 
 
-def _modules_behind(module: ModuleType) -> list[ModuleType]:
-    """`module` and the modules of this package whose names it uses, transitively."""
-    found: dict[str, ModuleType] = {}
-    waiting = [module]
-    while waiting:
-        current = waiting.pop()
-        if current.__name__ in found:
-            continue
-        found[current.__name__] = current
-        for value in vars(current).values():
-            name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
-            if isinstance(name, str) and name.startswith(_PACKAGE + ".") and name in sys.modules:
-                waiting.append(sys.modules[name])
-    return [found[name] for name in sorted(found)]
+def _used(module: ModuleType) -> set[ModuleType]:
+    """The other modules of this package whose names it holds."""
+    found = set()
+    for value in vars(module).values():
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name.startswith(_PACKAGE + ".") and name in sys.modules:
+            found.add(sys.modules[name])
+    return found - {module}
+
+
+@cache
+def _behind(module: ModuleType) -> frozenset[ModuleType]:
+    """`module`, which is imported completely, and those it uses, transitively; imports have no cycles."""
+    return frozenset({module}).union(*map(_behind, _used(module)))
+
+
+@cache
+def _state(module: ModuleType) -> str:
+    state = os.stat(str(module.__file__))
+    return f"{module.__name__} {state.st_mtime_ns} {state.st_size}\n"
 
 
 class _Locator(_CacheLocator):  # type: ignore[misc]
@@ -76,11 +81,8 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
         return str(cache_folder() / "kernels")
 
     def get_source_stamp(self) -> str:
-        digest = hashlib.sha256()
-        for module in _modules_behind(self._module):
-            state = os.stat(str(module.__file__))
-            digest.update(f"{module.__name__} {state.st_mtime_ns} {state.st_size}\n".encode())
-        return digest.hexdigest()
+        modules = {self._module}.union(*map(_behind, _used(self._module)))  # this one is still being imported
+        return hashlib.sha256("".join(sorted(map(_state, modules))).encode()).hexdigest()
 
     def get_disambiguator(self) -> str:
         return str(self._line)
