@@ -25,7 +25,7 @@ SIDE, MARGIN = 8, 2
 WINDOW = SIDE + 2 * MARGIN  # what the network sees: LeNet too had its digits in a margin
 STRIDE = 2  # of the windows on a page: that of the network's pool
 NOTHING = 10
-EPOCHS, BATCH = 60, 64
+EPOCHS, BATCH = 48, 64
 RATE = 3e-3
 
 
@@ -186,7 +186,7 @@ def _train(data: Data, epochs: int, report: Callable[[int, Training], None] | No
     return result
 
 
-def make_page(data: Data, height: int = 108, width: int = 216, count: int = 60, seed: int = 4) -> Page:
+def make_page(data: Data, height: int = 72, width: int = 216, count: int = 60, seed: int = 4) -> Page:
     """Test digits scattered over a page of faintly noisy paper, none nearer than 9 pixels to another."""
     random = np.random.default_rng(seed)
     pixels = np.zeros((height, width), np.float32)
@@ -210,11 +210,11 @@ def find(network: nn.Sequential, page: Page) -> Found:
     """Slide the network over a page: its full layers are read as convolutions, and every window is classified."""
     everywhere = nn.fully_convolutional(network, (1, WINDOW, WINDOW)).eval()
     x = page.pixels[None, None]
-    fastconv.softmax(everywhere(x))  # packs the weights
-    begin = perf_counter()
-    scores = everywhere(x)
-    probabilities = fastconv.softmax(scores)[0]
-    seconds = perf_counter() - begin
+    seconds = np.inf
+    for _ in range(5):  # the first time packs the weights
+        begin = perf_counter()
+        probabilities = fastconv.softmax(everywhere(x))[0]
+        seconds = min(seconds, perf_counter() - begin)
     return Found(probabilities, peaks(probabilities), seconds)
 
 
@@ -224,8 +224,8 @@ def peaks(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     Windows beside the best one see the same digit. The mean over them breaks ties, so that the middle one wins.
     """
     digit = 1 - probabilities[NOTHING]
-    box = np.full((1, 1, 3, 3), 1 / 9, digit.dtype)
-    score = digit + fastconv.conv2d(digit[None, None], box, padding=1)[0, 0]
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(digit, 1), (3, 3))
+    score = digit + around.mean((2, 3))
     found: list[tuple[int, int, int]] = []
     for at in np.argsort(score, axis=None)[::-1]:
         row, column = (int(i) for i in np.unravel_index(at, score.shape))

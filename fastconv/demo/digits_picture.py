@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fastconv.demo.digits import NOTHING, STRIDE, WINDOW, Data, Found, Page, Training, framed, matched
+import fastconv
+from fastconv.demo.digits import NOTHING, SIDE, STRIDE, WINDOW, Data, Found, Page, Training, framed, matched
 from fastconv.demo.gallery import BACKGROUND, FAINT, FOREGROUND
 
 __all__ = ["draw"]
@@ -18,6 +19,8 @@ __all__ = ["draw"]
 COLOURS = np.array([mpl.colors.to_rgb(name) for name in (
     "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#b56cf0", "#46f0f0", "#f032e6", "#bcf60c", "#fabebe",
 )])  # fmt: skip
+PAPER = np.array(mpl.colors.to_rgb("#1d2026"))
+RIGHT, WRONG = "#5dd39e", "#ff5c5c"
 
 
 def draw(data: Data, training: Training, page: Page, found: Found, heading: str, path: Path) -> None:
@@ -26,7 +29,7 @@ def draw(data: Data, training: Training, page: Page, found: Found, heading: str,
     page_width = width - 2 * margin
     page_height = page_width * page.pixels.shape[0] / page.pixels.shape[1]
     top, upper, caption = 0.75, 3.3, 0.75
-    height = top + upper + caption + page_height + margin
+    height = top + upper + 2 * (caption + page_height) + margin
     figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
 
@@ -40,17 +43,24 @@ def draw(data: Data, training: Training, page: Page, found: Found, heading: str,
     under = height - top - upper
     curves(place(margin + 0.45, under + 0.4, 4.6, upper - 0.85), training)
     filters(place(6.05, under + 0.05, 3.9, upper - 0.5), training.network[0].weight.data[:, 0])
-    examples(place(10.45, under + 0.05, width - margin - 10.45, upper - 0.5), data, training)
+    examples(place(10.3, under + 0.05, width - margin - 10.3, upper - 0.5), data, training)
     right, wrong, extra = matched(page, found)
-    axes = place(margin, margin, page_width, page_height)
+    axes = place(margin, margin + page_height + caption, page_width, page_height)
     read(axes, page, found)
     label(
         axes,
-        f"The same network, fully convolutional, on a page of {len(page.digits)} test digits",
-        f"its full layers read as convolutions: {found.probabilities[0].size} windows in {1e3 * found.seconds:.1f} ms. "
-        f"Colour is the class, brightness its probability. {right} read rightly, {wrong} wrongly, {extra} seen where "
-        "there are none",
+        f"A page of {len(page.digits)} test digits, read by the same network",
+        f"{right} read rightly, {wrong} wrongly, {extra} seen where there are none",
     )
+    axes = place(margin, margin, page_width, page_height)
+    class_map(axes, page, found)
+    label(
+        axes,
+        "Its class map",
+        f"the full layers read as convolutions: {found.probabilities[0].size} windows in {1e3 * found.seconds:.1f} ms; "
+        "colour is the class, brightness its probability",
+    )
+    legend(axes)
     figure.savefig(path, dpi=100, facecolor=BACKGROUND)
 
 
@@ -98,13 +108,13 @@ def tiles(pictures: np.ndarray, columns: int, gap: int = 1, value: float = np.na
 def filters(axes: Any, weight: np.ndarray) -> None:
     """The first layer: red adds, blue subtracts; each filter has its own scale, the strongest come first."""
     order = np.argsort(-np.abs(weight).max(axis=(1, 2)))
-    scaled = weight[order] / np.abs(weight[order]).max(axis=(1, 2), keepdims=True)
-    colours = mpl.colormaps["RdBu_r"].copy()
-    colours.set_bad(BACKGROUND)
-    axes.imshow(tiles(scaled, 6), cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
+    finer = fastconv.interpolate(weight[order][:, None], scale_factor=8, mode="bicubic")[:, 0]
+    scaled = finer / np.abs(finer).max(axis=(1, 2), keepdims=True)
+    colours = mpl.colormaps["RdBu_r"].with_extremes(bad=BACKGROUND)
+    axes.imshow(tiles(scaled, 6, gap=8), cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
     axes.set_anchor("NW")
     axes.set_axis_off()
-    label(axes, "First layer", f"the {len(weight)} learned 5 × 5 filters: strokes, ends and corners")
+    label(axes, "First layer", f"its {len(weight)} learned 5 × 5 filters, drawn smoothly: strokes and ends")
 
 
 def examples(axes: Any, data: Data, training: Training) -> None:
@@ -112,44 +122,57 @@ def examples(axes: Any, data: Data, training: Training) -> None:
     said = training.network(framed(data.test)).argmax(1)
     wrong = np.flatnonzero(said != data.test_classes)
     right = np.flatnonzero(said == data.test_classes)
-    columns, rows = 9, 4
+    columns, rows, high, wide = 6, 5, SIDE + 1, SIDE + 8
     shown = np.concatenate([wrong, right])[: columns * rows]
-    pixels = tiles(data.test[shown, 0], columns, gap=3, value=0.0)
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ink = np.full((rows * high - 1, columns * wide), np.nan)
     for index, number in enumerate(shown):
-        row, column = divmod(index, columns)
+        y, x = index // columns * high, index % columns * wide
+        ink[y : y + SIDE, x : x + SIDE] = data.test[number, 0]
         mistake = said[number] != data.test_classes[number]
-        text = ("–" if said[number] == NOTHING else str(said[number])) + (
-            f"≠{data.test_classes[number]}" if mistake else ""
-        )
-        axes.text(
-            column * 11 + 8.9, row * 11 + 9.4, text, color="#ff5c5c" if mistake else "#5dd39e", fontsize=9, ha="right",
-            va="center", weight="bold",
-        )  # fmt: skip
+        text = name(said[number]) + (f"≠{data.test_classes[number]}" if mistake else "")
+        axes.text(x + SIDE + 0.3, y + 3.5, text, color=WRONG if mistake else RIGHT, fontsize=12, va="center")
+    colours = mpl.colormaps["gray"].with_extremes(bad=BACKGROUND)
+    axes.imshow(ink, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
     axes.set_anchor("NW")
     axes.set_axis_off()
     label(axes, "Unseen digits", f"{len(wrong)} of {len(said)} misread (red: said ≠ true)")
 
 
+def name(kind: int) -> str:
+    """A class as it is written."""
+    return "–" if kind == NOTHING else str(kind)
+
+
 def read(axes: Any, page: Page, found: Found) -> None:
-    """The page, over it the class map, and the digits picked from it."""
-    height, width = page.pixels.shape
-    probabilities = found.probabilities
-    kinds = probabilities[:NOTHING].argmax(0)
-    sure = 1 - probabilities[NOTHING]
+    """The page, and at every digit found what it was read as; a line below those that are something else."""
     ink = np.clip(page.pixels, 0, 1)[..., None]
-    map_ = np.zeros((height, width, 3))
-    strength = np.zeros((height, width))
-    for row in range(sure.shape[0]):
-        for column in range(sure.shape[1]):
-            y, x = STRIDE * row + WINDOW // 2 - 1, STRIDE * column + WINDOW // 2 - 1
-            map_[y : y + STRIDE, x : x + STRIDE] = COLOURS[kinds[row, column]]
-            strength[y : y + STRIDE, x : x + STRIDE] = sure[row, column]
-    glow = 0.55 * strength[..., None] * map_
-    paper = np.array(mpl.colors.to_rgb("#1d2026"))
-    axes.imshow(np.clip(paper + glow + ink * (1 - paper - 0.5 * glow), 0, 1), interpolation="nearest", aspect="auto")
+    axes.imshow(PAPER + ink * (1 - PAPER), interpolation="nearest", aspect="auto")
     for y, x, kind in found.digits:
-        axes.text(
-            x + 3.4, y - 3.6, str(kind), color=COLOURS[kind], fontsize=13, weight="bold", ha="center", va="center"
-        )
+        near = np.abs(page.digits[:, :2] - (y, x)).max(1)
+        true = near.min() <= 3 and page.digits[near.argmin(), 2] == kind
+        axes.text(x + 4.6, y - 3.4, str(kind), color=COLOURS[kind], fontsize=14, weight="bold", ha="center",
+                  va="center")  # fmt: skip
+        if not true:
+            axes.plot([x - 4, x + 6], [y + 5, y + 5], color=WRONG, linewidth=2)
     axes.set_axis_off()
+
+
+def class_map(axes: Any, page: Page, found: Found) -> None:
+    """For every window the class that it most looks like, as bright as it is sure to be a digit."""
+    height, width = page.pixels.shape
+    kinds, sure = found.probabilities[:NOTHING].argmax(0), 1 - found.probabilities[NOTHING]
+    classes = np.zeros((height, width, 3))
+    begin = WINDOW // 2 - STRIDE // 2
+    seen = (sure[..., None] * COLOURS[kinds]).repeat(STRIDE, 0).repeat(STRIDE, 1)
+    classes[begin : begin + seen.shape[0], begin : begin + seen.shape[1]] = seen
+    ink = np.clip(page.pixels, 0, 1)[..., None]
+    axes.imshow(np.clip(0.6 * PAPER + 0.22 * ink + classes * (1 - 0.22 * ink), 0, 1), interpolation="nearest",
+                aspect="auto")  # fmt: skip
+    axes.set_axis_off()
+
+
+def legend(axes: Any) -> None:
+    """The classes in their colours, above the axes on the right."""
+    for kind, colour in enumerate(COLOURS):
+        axes.annotate(str(kind), (1, 1), (18 * (kind - 9) - 6, 8), color=colour, fontsize=15, weight="bold",
+                      ha="center", va="bottom", xycoords="axes fraction", textcoords="offset points")  # fmt: skip
