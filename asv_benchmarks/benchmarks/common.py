@@ -3,16 +3,19 @@
 Nothing here runs when it is imported: asv imports the benchmarks in processes that must stay cheap.
 """
 
+import csv
 import time
 from functools import cache, partial
-from statistics import median
+from pathlib import Path
 
 import numpy as np
 from numba import njit
 
 import fastconv
 
-ALGORITHMS = ["direct", "im2col", "depthwise", "fft"]
+PAGE = 4096
+
+ALGORITHMS = ["direct", "im2col", "depthwise", "fft", "winograd", "winograd_fast"]
 
 # name: shape of x, shape of the weight, options. Each takes 0.1 to 20 ms.
 LAYERS = {
@@ -33,20 +36,35 @@ LAYERS = {
 }
 
 
+def aligned(shape, values=None):
+    """A float32 array that starts on a page: where an array lies may cost 20 %, and must not change by chance."""
+    size = 4 * int(np.prod(shape))
+    raw = np.empty(size + PAGE, np.uint8)
+    start = -raw.ctypes.data % PAGE
+    array = raw[start : start + size].view(np.float32).reshape(shape)
+    array[...] = 0 if values is None else values
+    return array
+
+
+def prepared_call(x_shape, weight_shape, options, algorithm):
+    """A warm call of a prepared layer that writes into the same output each time."""
+    random = np.random.default_rng(0)
+    x, weight = (aligned(shape, 2 * random.random(shape, dtype=np.float32) - 1) for shape in (x_shape, weight_shape))
+    accuracy = "default" if algorithm == "auto" else "fast"  # asked for by name, none is too loose
+    layer = fastconv.prepare(weight, algorithm=algorithm, accuracy=accuracy, **options)
+    call = partial(layer, x, out=aligned(layer(x).shape))
+    call()
+    return call
+
+
 @cache
 def layer_call(algorithm, layer, threads=1):
     """A warm call of a prepared layer; None where the algorithm refuses the layer or is not known to this commit."""
-    x_shape, weight_shape, options = LAYERS[layer]
-    random = np.random.default_rng(0)
-    x, weight = (2 * random.random(shape, dtype=np.float32) - 1 for shape in (x_shape, weight_shape))
     fastconv.set_num_threads(threads)
     try:
-        call = partial(fastconv.prepare(weight, algorithm=algorithm, **options), x)
-        call()
+        return prepared_call(*LAYERS[layer], algorithm)
     except ValueError:
         return None
-    call()
-    return call
 
 
 def require(algorithm, layer):
@@ -55,6 +73,24 @@ def require(algorithm, layer):
     if call is None:
         raise NotImplementedError(f"{algorithm} does not take {layer}")  # asv skips the combination
     return call
+
+
+@cache
+def table():
+    """The benchmark's own layers, by suite/name: the file beside this folder, whatever commit is installed."""
+    file = Path(__file__).parents[2] / "fastconv" / "bench" / "shapes" / "speed.csv"
+    with open(file, newline="", encoding="utf-8") as lines:
+        return {f"{row['suite']}/{row['name']}": row for row in csv.DictReader(lines)}
+
+
+def table_layer(name):
+    """Shape of x, shape of the weight, options."""
+    row = table()[name]
+    sizes = {key: tuple(map(int, row[key].split("x"))) for key in list(row)[2:]}
+    (groups,) = sizes["groups"]
+    options = {key: sizes[key] for key in ("stride", "padding", "dilation")} | {"groups": groups}
+    weight_shape = (*sizes["oc"], sizes["c"][0] // groups, *sizes["kernel"])
+    return (*sizes["n"], *sizes["c"], *sizes["spatial"]), weight_shape, options
 
 
 @njit(cache=True, fastmath={"contract", "reassoc", "nsz"})
@@ -77,9 +113,8 @@ def frozen_convolution(x, weight, out):
 @cache
 def frozen_call():
     """About a millisecond of the frozen convolution, warm."""
-    x = np.full((32, 34, 34), 0.5, np.float32)
-    weight = np.full((32, 32, 3, 3), 0.25, np.float32)
-    call = partial(frozen_convolution, x, weight, np.empty((32, 32, 32), np.float32))
+    x, weight = aligned((32, 34, 34), 0.5), aligned((32, 32, 3, 3), 0.25)
+    call = partial(frozen_convolution, x, weight, aligned((32, 32, 32)))
     call()
     return call
 
@@ -91,14 +126,19 @@ def seconds(call, loops):
     return (time.perf_counter() - begin) / loops
 
 
-def paired_ratio(call, other, sample=2e-3, budget=1.0, pairs=25):
-    """Median over pairs of (time of call / time of other), one right after the other: what slows both cancels."""
-    loops = [max(1, round(sample / min(seconds(c, 1) for _ in range(3)))) for c in (call, other)]
-    ratios = []
-    end = time.perf_counter() + budget
-    while len(ratios) < pairs or time.perf_counter() < end:
-        before = seconds(other, loops[1])
-        ours = seconds(call, loops[0])
-        after = seconds(other, loops[1])
-        ratios.append(2 * ours / (before + after))
-    return median(ratios)
+def least_ratio(call, other, sample=3e-4, budget=(1.0, 12.0), close=0.01, enough=5):
+    """(least time of call) / (least time of other), measured in turns.
+
+    Neighbours only ever add time, so the least of many samples is the machine's own time, once it has been met often:
+    measuring goes on, within the budget in seconds, until `enough` samples of each lie within `close` of its least.
+    """
+    calls, times = (call, other), ([], [])
+    loops = [max(1, round(sample / min(seconds(c, 1) for _ in range(5)))) for c in calls]
+    begin = time.perf_counter()
+    while True:
+        for c, n, taken in zip(calls, loops, times, strict=True):
+            taken.append(seconds(c, n))
+        passed = time.perf_counter() - begin
+        settled = all(sum(t <= min(taken) * (1 + close) for t in taken) >= enough for taken in times)
+        if passed > budget[1] or (passed > budget[0] and settled):
+            return min(times[0]) / min(times[1])

@@ -1,6 +1,16 @@
-"""Speed of each algorithm, compilation left out."""
+"""Speed of each algorithm, and of each layer of the benchmark's table, compilation left out."""
 
-from .common import ALGORITHMS, LAYERS, frozen_call, layer_call, paired_ratio, require
+from .common import (
+    ALGORITHMS,
+    LAYERS,
+    frozen_call,
+    layer_calls,
+    least_ratio,
+    prepared_call,
+    require,
+    table,
+    table_layer,
+)
 
 
 class _Algorithm:
@@ -23,12 +33,24 @@ class TimeAlgorithm(_Algorithm):
 
 
 class RatioAlgorithm(_Algorithm):
-    """The same in units of a frozen kernel timed in alternation: the one to trust on a noisy machine."""
+    """The same in units of a frozen kernel timed in turns: the one to trust on a noisy machine."""
 
     unit = "frozen kernels"
 
-    def track_ratio(self, algorithm, layer):
-        return paired_ratio(self.call, frozen_call())
+    def track_ratio_algorithm(self, algorithm, layer):
+        return least_ratio(self.call, frozen_call())
+
+
+class RatioTable:
+    """Every layer of `fastconv bench`, by the algorithm that the dispatcher chooses, one thread, weights prepared."""
+
+    params = (list(table()),)
+    param_names = ("layer",)
+    unit = "frozen kernels"
+    timeout = 300
+
+    def track_ratio_layer(self, layer):
+        return least_ratio(prepared_call(*table_layer(layer), "auto"), frozen_call())
 
 
 class SpeedUp:
@@ -54,4 +76,4 @@ class SpeedUp:
             fastconv.set_num_threads(threads)
             call()
 
-        return paired_ratio(lambda: on(1, one), lambda: on(2, two))
+        return least_ratio(lambda: on(1, one), lambda: on(2, two))
