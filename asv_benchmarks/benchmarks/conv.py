@@ -4,7 +4,7 @@ from .common import (
     ALGORITHMS,
     LAYERS,
     frozen_call,
-    layer_calls,
+    layer_call,
     least_ratio,
     prepared_call,
     require,
