@@ -46,8 +46,9 @@ def aligned(shape, values=None):
     return array
 
 
-def prepared_call(x_shape, weight_shape, options, algorithm):
+def prepared_call(x_shape, weight_shape, options, algorithm, threads=1):
     """A warm call of a prepared layer that writes into the same output each time."""
+    fastconv.set_num_threads(threads)
     random = np.random.default_rng(0)
     x, weight = (aligned(shape, 2 * random.random(shape, dtype=np.float32) - 1) for shape in (x_shape, weight_shape))
     accuracy = "default" if algorithm == "auto" else "fast"  # asked for by name, none is too loose
@@ -60,9 +61,8 @@ def prepared_call(x_shape, weight_shape, options, algorithm):
 @cache
 def layer_call(algorithm, layer, threads=1):
     """A warm call of a prepared layer; None where the algorithm refuses the layer or is not known to this commit."""
-    fastconv.set_num_threads(threads)
     try:
-        return prepared_call(*LAYERS[layer], algorithm)
+        return prepared_call(*LAYERS[layer], algorithm, threads)
     except ValueError:
         return None
 
