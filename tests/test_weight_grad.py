@@ -141,6 +141,26 @@ def test_every_tail():
         check(ConvSpec.make((1, n, 5, 7), (n, 1, 3, 3), padding=1, groups=n, channels_last=True))
 
 
+# Kernels whose taps see much padding, most of them dilated.
+WIDE = [
+    ((1, 16, 13, 13), (32, 16, 3, 3), {"padding": 6, "dilation": 6}),
+    ((2, 20, 13, 15), (37, 20, 3, 3), {"padding": 6, "dilation": 6, "channels_last": True, "flip": True}),
+    ((2, 40, 7, 9), (24, 20, 3, 3), {"padding": ((2, 1), (0, 3)), "dilation": (3, 2), "stride": (2, 1), "groups": 2}),
+    ((1, 17, 5, 6, 7), (9, 17, 3, 3, 3), {"padding": 2, "dilation": 2, "flip": True}),
+    ((3, 18, 30), (9, 18, 5), {"padding": (8,), "dilation": 4, "stride": 3}),
+    ((1, 16, 40, 41), (16, 16, 3, 3), {"padding": 20, "dilation": 20}),  # several tiles of pixels
+    ((1, 16, 3, 3), (16, 16, 3, 3), {"padding": 5, "dilation": 4}),  # taps that serve nobody
+]
+
+
+@pytest.mark.parametrize("problem", WIDE, ids=str)
+def test_taps_that_see_padding(problem):
+    spec = ConvSpec.make(*problem[:2], **problem[2])
+    assert weight_grad_direct.parameters(spec, 1, LIMIT).by_taps
+    for threads in (1, 2):
+        check(spec, (weight_grad_direct,), threads)
+
+
 @pytest.mark.parametrize("kernel", [(1, 31), (31, 31), (13, 1), (7, 6)])
 def test_large_kernels(kernel):
     padding = tuple(k // 2 for k in kernel)
@@ -160,6 +180,7 @@ LONG = [
     ((2, 24, 64, 65), (24, 4, 3, 3), {"padding": 1, "groups": 6, "channels_last": True}),
     ((1, 1, 400_000), (1, 1, 9), {}),
     ((64, 40, 7, 7), (72, 40, 3, 3), {"padding": 1}),
+    ((8, 40, 33, 34), (72, 40, 3, 3), {"padding": 12, "dilation": 12}),
 ]
 
 

@@ -141,7 +141,7 @@ class Phases:
         """For each part the weights of its taps, input and output channels exchanged, as its algorithm wants them."""
         packed = []
         for part in params.parts:
-            if self.module is direct and part.params.form == "channels":
+            if self.module is direct and part.params.form != "pixels":
                 sizes = part.params.OCP, part.params.blocks
                 packed.append(weights.exchange_packed(spec, part.taps, weight, params.threads, *sizes))
             else:

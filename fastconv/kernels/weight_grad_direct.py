@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastconv.cpu import threads, workspace
-from fastconv.kernels import weight_grad_kernels, weight_grad_plan
+from fastconv.kernels import weight_grad_kernels, weight_grad_plan, weight_grad_taps
 from fastconv.kernels.common import Cost
 from fastconv.kernels.weight_grad_plan import Params
 from fastconv.spec import ConvSpec
@@ -49,6 +49,7 @@ def cost(spec: ConvSpec, params: Params) -> Cost:
 def run(spec: ConvSpec, params: Params, x: np.ndarray, grad_output: np.ndarray, out: np.ndarray) -> None:
     with workspace.scratch(spec.dtype, params.elements, 1) as scratch:
         arrays = (params.geometry, params.tile, params.tables, x, grad_output, out, scratch)
-        threads.run(weight_grad_kernels.accumulate, params.tasks, arrays, params.threads)
+        kernel = weight_grad_taps.accumulate if params.by_taps else weight_grad_kernels.accumulate
+        threads.run(kernel, params.tasks, arrays, params.threads)
         if params.reductions:
             threads.run(weight_grad_kernels.reduce, params.reductions, arrays, params.threads)

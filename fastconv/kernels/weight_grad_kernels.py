@@ -12,7 +12,7 @@ from fastconv.kernels.weight_grad_plan import FIELDS, REDUCED
 
 
 @inline
-def _pack_grad(  # type: ignore[no-untyped-def]
+def pack_grad(  # type: ignore[no-untyped-def]
     grad, channels_last, channels, place, oc, lanes, nv, OP, OW, width, k, depth, dst, d0, scratch, corner
 ):
     """One chain of pixels as [pixel][nv vectors of output channels]; `place` is the tile's first pixel."""
@@ -41,7 +41,7 @@ def _pack_grad(  # type: ignore[no-untyped-def]
 
 
 @inline
-def _store(src, s0, first, count, nv, lanes, out, o0, K, scratch, corner):  # type: ignore[no-untyped-def]
+def store(src, s0, first, count, nv, lanes, out, o0, K, scratch, corner):  # type: ignore[no-untyped-def]
     """out[o0 + lane*K + r] = src[s0 + r*nv*W + lane] for rows first .. first+count; src has room behind."""
     W = vector_width(out)
     row = nv * W
@@ -58,7 +58,7 @@ def _store(src, s0, first, count, nv, lanes, out, o0, K, scratch, corner):  # ty
 
 
 @inline
-def _block(index, C, OC, CB, OCP):  # type: ignore[no-untyped-def]
+def block(index, C, OC, CB, OCP):  # type: ignore[no-untyped-def]
     """(group, first channel, channels, first output channel, output channels) of a block of the gradient."""
     rest, part_c = divmod(index, (C + CB - 1) // CB)
     g, part_oc = divmod(rest, (OC + OCP - 1) // OCP)
@@ -85,7 +85,7 @@ def accumulate(thread, counter, tasks, geometry, tile, tables, x, grad, out, scr
         if task >= tasks:
             break
         part, index = divmod(task, blocks)
-        g, c0, channels, oc0, filters = _block(index, C, OC, CB, OCP)
+        g, c0, channels, oc0, filters = block(index, C, OC, CB, OCP)
         rows, vectors = channels * taps, (filters + W - 1) // W
         pieces = (vectors + most - 1) // most
         total = task * size if parts > 1 else own
@@ -115,7 +115,7 @@ def accumulate(thread, counter, tasks, geometry, tile, tables, x, grad, out, scr
                 nv, lanes = v1 - v0, min(filters - v0 * W, (v1 - v0) * W)
                 for k in range(0, P, KC):  # 2. a chain of KC pixels
                     depth = min(KC, P - k)
-                    _pack_grad(
+                    pack_grad(
                         grad, channels_last, OC * G, place, g * OC + oc0 + v0 * W, lanes, nv, OP, OW, width, k, depth,
                         scratch, panel, scratch, corner,
                     )  # fmt: skip
@@ -132,7 +132,7 @@ def accumulate(thread, counter, tasks, geometry, tile, tables, x, grad, out, scr
         if parts == 1:
             for piece in range(pieces):
                 v0, v1 = piece * vectors // pieces, (piece + 1) * vectors // pieces
-                _store(
+                store(
                     scratch, total + v0 * W * rows, 0, rows, v1 - v0, filters - v0 * W, out,
                     (g * OC + oc0 + v0 * W) * K + c0 * taps, K, scratch, corner,
                 )  # fmt: skip
@@ -153,7 +153,7 @@ def reduce(thread, counter, tasks, geometry, tile, tables, x, grad, out, scratch
         if task >= tasks:
             break
         strip, index = divmod(task, blocks)
-        g, c0, channels, oc0, filters = _block(index, C, OC, CB, OCP)
+        g, c0, channels, oc0, filters = block(index, C, OC, CB, OCP)
         rows, vectors = channels * taps, (filters + W - 1) // W
         pieces = (vectors + most - 1) // most
         first = strip * REDUCED
@@ -170,7 +170,7 @@ def reduce(thread, counter, tasks, geometry, tile, tables, x, grad, out, scratch
                         a, b = at + r * blocks * size, at + (r + step) * blocks * size
                         add_rows(scratch, a, scratch, b, scratch, a, n)
                     step *= 2
-                _store(
+                store(
                     scratch, base, first, count, v1 - v0, filters - v0 * W, out,
                     (g * OC + oc0 + v0 * W) * K + c0 * taps, K, scratch, corner,
                 )  # fmt: skip

@@ -1,5 +1,8 @@
 """How a direct weight gradient is cut: tiles of pixels, blocks of the gradient, and what is added up in which order.
 
+Where many taps lie in zero padding for many pixels, the sums run tap by tap over just the pixels that the tap serves
+(`weight_grad_taps`): no multiplication by a padded zero, and no padded copy of the input.
+
 The order of every sum is decided by the problem alone: tiles, chains, segments and parts do not depend on the number
 of threads. Blocks of channels do, but they only say who computes an element, not how.
 """
@@ -30,6 +33,13 @@ TILE = 512
 #: Tasks that a problem is cut into, so that any usual number of threads finds work.
 TASKS = 16
 
+#: Share of the multiplications that are not by padded zeros, and input channels, from which on taps go one by one.
+SERVED, CHANNELS = 0.92, 16
+
+#: Fields of a tap in the table of taps: the outputs it serves along each axis (from, to), the place of the input cell
+#: that it shows the first output of all, and its list of pixels' places.
+TAP = 8
+
 #: Multiply-adds (times two) that make a part worth a copy of the gradient.
 PART = 4e6
 
@@ -38,6 +48,7 @@ PART = 4e6
 class Params:
     """What `weight_grad_direct.run` needs; geometry and tables are read by the kernels."""
 
+    by_taps: bool
     geometry: np.ndarray
     tile: np.ndarray  # what `cut_tile` reads
     tables: np.ndarray
@@ -114,7 +125,9 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
 
     TH, TW = pixel_tile(spec)
     tile = InputTile.of(spec, TH, TW)
-    in_place = not any(map(any, spec.padding3))
+    share = served(spec) if TW == OW and C >= CHANNELS else 1.0
+    by_taps = share < SERVED
+    in_place = by_taps or not any(map(any, spec.padding3))
     KC = ceil_div(TH * TW, ceil_div(TH * TW, LONGEST_CHAIN))
     tiles = spec.N * OD * ceil_div(OH, TH) * ceil_div(OW, TW)
     parts = parts_of(spec, tiles, limit)
@@ -124,7 +137,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     best = None
     for CB in _splits(C, 1):
         for OCP in _splits(OC, W):
-            blocks = _evaluate(spec, tile, (CB, OCP), KC, (tiles, parts, segmented), threads)
+            blocks = _evaluate(spec, tile, (CB, OCP), KC, (tiles, parts, segmented), threads, share)
             if blocks.elements * size <= limit and (best is None or blocks.cycles < best.cycles):
                 best = blocks
     if best is None:
@@ -133,14 +146,17 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     _, sh, sw = spec.stride3
     pixel = spec.C if spec.channels_last else 1
     row, column = (sh * spec.input3[2] * pixel, sw * pixel) if in_place else (tile.pitch, 1)
-    sections = [
-        *tile.tables(),
-        _rows(spec, tile, best.CB, in_place),
-        *(
-            np.add.outer(np.arange(TH) * row, np.arange(width) * column).reshape(-1)
-            for width in (TW, (OW - 1) % TW + 1)
-        ),
-    ]
+    if by_taps:
+        sections = [*tile.tables(), *_by_taps(spec, TH, best.CB)]
+    else:
+        sections = [
+            *tile.tables(),
+            _rows(spec, tile, best.CB, in_place),
+            *(
+                np.add.outer(np.arange(TH) * row, np.arange(width) * column).reshape(-1)
+                for width in (TW, (OW - 1) % TW + 1)
+            ),
+        ]
     starts = np.cumsum([0, *(len(s) for s in sections)])[6:9]
     geometry = np.array(
         [
@@ -162,8 +178,8 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     )
     reductions = best.tasks * ceil_div(best.CB * taps, REDUCED) if parts > 1 else 0
     return Params(
-        geometry, np.array(tile.geometry(), np.int64), np.concatenate(sections).astype(np.int64), tasks, reductions,
-        threads, best.elements, best.elements * size, cost,
+        by_taps, geometry, np.array(tile.geometry(), np.int64), np.concatenate(sections).astype(np.int64), tasks,
+        reductions, threads, best.elements, best.elements * size, cost,
     )  # fmt: skip
 
 
@@ -178,20 +194,66 @@ def _rows(spec: ConvSpec, tile: InputTile, CB: int, in_place: bool) -> np.ndarra
     return np.add.outer(np.arange(CB) * plane, taps[::-1] if spec.flip else taps).reshape(-1)
 
 
+def _served_by(spec: ConvSpec, axis: int) -> list[tuple[int, int]]:
+    """Of every tap along an axis the outputs, from and to, whose cell lies in the input."""
+    size, out, step = spec.input3[axis], spec.output3[axis], spec.stride3[axis]
+    taps = [k * spec.dilation3[axis] - spec.padding3[axis][0] for k in range(spec.kernel3[axis])]
+    ranges = [(min(out, max(0, ceil_div(-tap, step))), min(out, max(0, (size - 1 - tap) // step + 1))) for tap in taps]
+    return ranges[::-1] if spec.flip else ranges
+
+
+def served(spec: ConvSpec) -> float:
+    """Share of the multiplications that are not by padded zeros; 1 where padding is not zeros."""
+    if spec.padding_mode != "zeros":
+        return 1.0
+    ranges = [_served_by(spec, axis) for axis in range(3)]
+    return prod(
+        sum(max(0, end - begin) for begin, end in taps) / (len(taps) * out)
+        for taps, out in zip(ranges, spec.output3, strict=True)
+    )
+
+
+def _by_taps(spec: ConvSpec, TH: int, CB: int) -> list[np.ndarray]:
+    """Places of channels; rows of a block, tap by tap; the table of taps, its lists of places at its end."""
+    _, IH, IW = spec.input3
+    taps = prod(spec.kernel)
+    pixel, plane = (spec.C, 1) if spec.channels_last else (1, prod(spec.input3))
+    _, sh, sw = spec.stride3
+    D, H, Wd = (_served_by(spec, axis) for axis in range(3))
+    lists: dict[int, np.ndarray] = {}
+    for begin, end in Wd:
+        width = max(0, end - begin)
+        lists[width] = np.add.outer(np.arange(TH) * sh * IW, np.arange(width) * sw).reshape(-1) * pixel
+    widths = list(lists)
+    ends = np.cumsum([taps * TAP, *(len(lists[width]) for width in widths)])
+    table = []
+    for d, h, w in np.ndindex(*spec.kernel3):
+        tap = [k - 1 - t for k, t in zip(spec.kernel3, (d, h, w), strict=True)] if spec.flip else [d, h, w]
+        first = [t * s - lo for t, s, (lo, _) in zip(tap, spec.dilation3, spec.padding3, strict=True)]
+        place = ((first[0] * IH + first[1]) * IW + first[2]) * pixel
+        table += [*D[d], *H[h], *Wd[w], place, int(ends[widths.index(max(0, Wd[w][1] - Wd[w][0]))])]
+    rows = np.add.outer(np.arange(taps), np.arange(CB) * taps).reshape(-1)
+    return [np.arange(CB) * plane, rows, np.array([*table, *np.concatenate([lists[width] for width in widths])])]
+
+
 def _evaluate(
-    spec: ConvSpec, tile: InputTile, block: tuple[int, int], KC: int, order: tuple[int, int, bool], threads: int
-) -> Blocks:
+    spec: ConvSpec, tile: InputTile, block: tuple[int, int], KC: int, order: tuple[int, int, bool], threads: int,
+    share: float,
+) -> Blocks:  # fmt: skip
     CB, OCP = block
     tiles, parts, segmented = order
     W, size, G = isa.width(spec.dtype), spec.itemsize, spec.groups
     C, OC, taps = spec.C // G, spec.OC // G, spec.K // (spec.C // G)
-    in_place = not any(map(any, spec.padding3))
+    by_taps = share < SERVED
+    in_place = by_taps or not any(map(any, spec.padding3))
     P, rows, vectors = tile.TH * tile.TW, CB * taps, ceil_div(OCP, W)
     nv = ceil_div(vectors, ceil_div(vectors, max(widest().values())))
     tasks = G * ceil_div(C, CB) * ceil_div(OC, OCP)
 
     # Panels and blocks have room for a vector of rows more, and panels for a square that stores transpose in.
     packed = 0 if in_place else workspace.aligned(CB * tile.c_pitch, size)
+    if by_taps:
+        packed = workspace.aligned((P + W) * nv * W, size)  # dY of a tile
     panel = workspace.aligned((KC + W) * nv * W + W * W, size)
     sums = workspace.aligned((rows + W) * vectors * W, size)
     per_thread = packed + panel + sums * ((parts == 1) + segmented)
@@ -199,13 +261,15 @@ def _evaluate(
 
     mr = next(m for m in (8, 6, 4, 2, 1) if widest().get(m, 0) >= nv)
     L2 = cache_sizes()[1]
-    compute = P * vectors * max(rows / 2, 4.0 / nv * ceil_div(rows, mr))
+    compute = share * P * vectors * max(rows / 2, 4.0 / nv * ceil_div(rows, mr))
     update = 20 + mr * nv * (2 if sums * size < L2 / 4 else 5)  # a chain's sums are added to C
     compute += ceil_div(P, KC) * ceil_div(rows, mr) * (vectors / nv) * update
     compute *= tiles / parts * (1.3 if (sums + packed) * size > L2 * 0.75 else 1.0)
     other = P * vectors * (5 if spec.channels_last else 0.4 * W)
     if not in_place:
         other += tile.cycles(CB)
+    if by_taps:
+        other += share * P * taps * vectors * 2.0  # a tap's pixels are brought together
     other = other * tiles / parts + rows * vectors * (0.4 * W + (6.0 * parts if parts > 1 else 0)) + 400
     share = ceil_div(tasks * parts, threads)
     total = tasks * parts
