@@ -119,6 +119,11 @@ from fastconv.separable import (
     separable_conv2d,
     separate,
 )
+from fastconv.separable_grad import (
+    depthwise_separable_conv2d_backward,
+    flattened_conv2d_backward,
+    separable_conv2d_backward,
+)
 from fastconv.spectral import (
     spectral_pool1d,
     spectral_pool1d_backward,
@@ -220,11 +225,13 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_backward",
     "depthwise_separable_conv2d",
+    "depthwise_separable_conv2d_backward",
     "dropout",
     "dropout_backward",
     "explain",
     "flatten_kernel",
     "flattened_conv2d",
+    "flattened_conv2d_backward",
     "fold",
     "fractional_max_pool2d",
     "fractional_max_pool2d_backward",
@@ -292,6 +299,7 @@ __all__ = [
     "receptive_field",
     "relu",
     "separable_conv2d",
+    "separable_conv2d_backward",
     "separate",
     "set_num_threads",
     "show_versions",

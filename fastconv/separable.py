@@ -33,6 +33,8 @@ __all__ = [
     "separate",
 ]
 
+Stages = list[tuple[Any, dict[str, Any]]]  # weights, and options of conv2d
+
 
 def depthwise_separable_conv2d(
     x: ArrayLike,
@@ -78,6 +80,14 @@ def depthwise_separable_conv2d(
     >>> fastconv.depthwise_separable_conv2d(x, depthwise, pointwise)[0, :, 0, 0]
     array([18., 18., 18., 18., 18.], dtype=float32)
     """
+    geometry = (stride, padding, dilation, padding_mode, layout)
+    return apply(x, depthwise_stages(x, depthwise, pointwise, *geometry), bias, activation)
+
+
+def depthwise_stages(
+    x: Any, depthwise: Any, pointwise: Any, stride: Any, padding: Any, dilation: Any, padding_mode: str, layout: str
+) -> Stages:
+    """The two convolutions of `depthwise_separable_conv2d`."""
     filters = arrays.as_array("depthwise", depthwise)
     if filters.ndim != 4 or filters.shape[1] != 1:
         raise ValueError(f"depthwise must have shape (C * multiplier, 1, KH, KW), got {filters.shape}")
@@ -85,9 +95,16 @@ def depthwise_separable_conv2d(
     if image.ndim not in (3, 4):
         raise ValueError(f"x must have 3 or 4 axes, got shape {image.shape}")
     C = image.shape[-1 if layout == "NHWC" else -3]
-    middle = conv2d(x, filters, stride=stride, padding=padding, dilation=dilation, groups=C,
-                    padding_mode=padding_mode, layout=layout)  # fmt: skip
-    return conv2d(middle, pointwise, bias, activation=activation, layout=layout)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": C, "padding_mode": padding_mode}
+    return [(filters, {**options, "layout": layout}), (pointwise, {"layout": layout})]
+
+
+def apply(x: Any, stages: Stages, bias: Any, activation: Any) -> np.ndarray:
+    """Convolutions one after another; bias and activation belong to the last."""
+    *before, (weight, options) = stages
+    for first, first_options in before:
+        x = conv2d(x, first, **first_options)
+    return conv2d(x, weight, bias, activation=activation, **options)
 
 
 def kernel_rank(weight: ArrayLike, tolerance: float | None = None) -> int:
@@ -239,6 +256,14 @@ def separable_conv2d(
     array([[8., 8.],
            [8., 8.]])
     """
+    geometry = (stride, padding, dilation, padding_mode, layout)
+    return apply(x, separable_stages(x, columns, rows, *geometry), bias, activation)
+
+
+def separable_stages(
+    x: Any, columns: Any, rows: Any, stride: Any, padding: Any, dilation: Any, padding_mode: str, layout: str
+) -> Stages:
+    """The two convolutions of `separable_conv2d`."""
     columns, rows = as_float("columns", columns), as_float("rows", rows)
     if columns.ndim != 4 or columns.shape[3] != 1:
         raise ValueError(f"columns must have shape (rank, C, KH, 1), got {columns.shape}")
@@ -246,10 +271,8 @@ def separable_conv2d(
         raise ValueError(f"rows must have shape (OC, rank, 1, KW), got {rows.shape}")
     kernel = (columns.shape[2], rows.shape[3])
     first, second = _split(x, kernel, stride, padding, dilation, layout == "NHWC")
-    middle = conv2d(x, columns, padding_mode=padding_mode, layout=layout, **first)
-    return conv2d(
-        middle, rows, bias, padding_mode=padding_mode, layout=layout, activation=activation, **second
-    )  # fmt: skip
+    shared = {"padding_mode": padding_mode, "layout": layout}
+    return [(columns, {**shared, **first}), (rows, {**shared, **second})]
 
 
 def flatten_kernel(
@@ -342,6 +365,15 @@ def flattened_conv2d(
     array([[27., 27.],
            [27., 27.]], dtype=float32)
     """
+    geometry = (stride, padding, dilation, padding_mode, layout)
+    return apply(x, flattened_stages(x, across, down, along, *geometry), bias, activation)
+
+
+def flattened_stages(
+    x: Any, across: Any, down: Any, along: Any, stride: Any, padding: Any, dilation: Any, padding_mode: str,
+    layout: str,
+) -> Stages:  # fmt: skip
+    """The three convolutions of `flattened_conv2d`."""
     down, along = as_float("down", down), as_float("along", along)
     OC = arrays.as_array("across", across).shape[0]
     for name, part, axes in (("down", down, (1, 3)), ("along", along, (1, 2))):
@@ -350,7 +382,5 @@ def flattened_conv2d(
             raise ValueError(f"{name} must have shape {expected}, got {part.shape}")
     kernel = (down.shape[2], along.shape[3])
     first, second = _split(x, kernel, stride, padding, dilation, layout == "NHWC")
-    mixed = conv2d(x, across, layout=layout)
-    middle = conv2d(mixed, down, groups=OC, padding_mode=padding_mode, layout=layout, **first)
-    return conv2d(middle, along, bias, groups=OC, padding_mode=padding_mode, layout=layout, activation=activation,
-                  **second)  # fmt: skip
+    shared = {"padding_mode": padding_mode, "layout": layout, "groups": OC}
+    return [(across, {"layout": layout}), (down, {**shared, **first}), (along, {**shared, **second})]

@@ -32,6 +32,7 @@ FLOORS = [
         "receptive",
         "response_norm",
         "separable",
+        "separable_grad",
     ],
     [
         "pool_call",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from layer_checks import assert_gradient
 
 import fastconv
 
@@ -74,6 +75,24 @@ def test_depthwise_separable(layout):
     y = fastconv.depthwise_separable_conv2d(given, depthwise, pointwise, stride=2, padding=1, layout=layout)
     y = y if layout == "NCHW" else np.moveaxis(y, -1, 1)
     np.testing.assert_allclose(y, fastconv.conv2d(x, whole, stride=2, padding=1), atol=1e-11)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(("name", "shapes"), [
+    ("depthwise_separable_conv2d", [(6, 1, 3, 3), (4, 6, 1, 1)]),
+    ("separable_conv2d", [(2, 3, 3, 1), (4, 2, 1, 3)]),
+    ("flattened_conv2d", [(4, 3, 1, 1), (4, 1, 3, 1), (4, 1, 1, 3)]),
+])  # fmt: skip
+def test_gradients(name, shapes, layout):
+    arrays = [random(2, 3, 6, 7), *(random(*shape, seed=1) for shape in shapes), random(4)]
+    if layout == "NHWC":
+        arrays[0] = np.ascontiguousarray(np.moveaxis(arrays[0], 1, -1))
+    options = {"stride": (2, 1), "padding": ((1, 0), (1, 2)), "layout": layout}
+    forward = getattr(fastconv, name)
+    g = random(*forward(*arrays, **options).shape, seed=2)
+    gradients = getattr(fastconv, f"{name}_backward")(g, *arrays[:-1], **options)
+    for array, gradient in zip(arrays, gradients, strict=True):
+        assert_gradient(lambda: float((g * forward(*arrays, **options)).sum()), array, np.ascontiguousarray(gradient))
 
 
 def test_errors():
