@@ -22,6 +22,7 @@ from numba import njit
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.compiler import Compiler
+from numba.core.runtime.nrt import rtsys
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -98,6 +99,12 @@ class _CacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
 
 class _KernelCache(FunctionCache):  # type: ignore[misc]
     _impl_class = _CacheImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        # Numba's own method first imports everything that lowers code, and SciPy: 0.3 s that finished code can spare.
+        rtsys.initialize(target_context)  # symbols that parallel code is linked with
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
 
 # Kernels allocate nothing, so arrays need no reference counts; counting costs an atomic pair for every array handed
