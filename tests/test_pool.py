@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -352,46 +349,3 @@ def test_a_remembered_call_still_checks_its_arguments():
             fastconv.max_pool2d(X, *wrong)
     with pytest.raises(TypeError, match="ceil_mode"):
         fastconv.max_pool2d(X, 1, 1, (0, 1), 1, 0)
-
-
-# ---- serial twins with bounds checks --------------------------------------------------------------------------------
-
-BOUNDS = """
-import numpy as np, fastconv
-fastconv.set_num_threads(1)
-rng = np.random.default_rng(0)
-def last(x):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
-for shape in ((2, 5, 9, 7), (1, 18, 1, 40), (1, 33, 13, 6)):
-    x = rng.standard_normal(shape).astype(np.float32)
-    for given in (x, last(x)):
-        for k, s, p, d, c in ((2, 2, 1, 1, True), ((1, 3), (1, 2), (0, 1), 1, False), ((1, 2), 3, 0, (1, 3), True)):
-            maxima, indices = fastconv.max_pool2d(given, k, s, p, d, c, True)
-            fastconv.max_pool2d(given, k, s, p, d, c)
-            fastconv.max_pool2d_backward(maxima, given, k, s, p, d, c, indices)
-            for include in (True, False):
-                means = fastconv.avg_pool2d(given, k, s, p, c, include, dilation=d)
-                fastconv.avg_pool2d_backward(means, x.shape, k, s, p, c, include, dilation=d)
-        for size in (1, (1, 4), (1, 5)):
-            maxima, indices = fastconv.adaptive_max_pool2d(given, size, True)
-            fastconv.adaptive_max_pool2d_backward(maxima, given, indices)
-            fastconv.adaptive_max_pool2d(given, size)
-            means = fastconv.adaptive_avg_pool2d(given, size)
-            fastconv.adaptive_avg_pool2d_backward(means, x.shape)
-        for mode in ("nearest", "bilinear", "bicubic"):
-            big = fastconv.interpolate(given, (7, 11), mode=mode)
-            fastconv.interpolate_backward(big, x.shape, (7, 11), mode=mode)
-        fastconv.max_unpool2d(given, np.tile(np.arange(shape[2] * shape[3]).reshape(shape[2:]), (*shape[:2], 1, 1)), 2)
-        fastconv.max_unpool2d_backward(given, np.zeros((*shape[:2], 2, 2), np.int64))
-        fastconv.stochastic_pool2d(np.abs(given), (1, 2), rng=0, padding=(0, 1))
-        fastconv.fractional_max_pool2d(given, 1, (1, 3), rng=0)
-print("in bounds")
-"""
-
-
-@pytest.mark.slow
-def test_kernels_stay_in_bounds(tmp_path):
-    """numba checks every index that kernels compute themselves (the vector loops are beyond its sight)."""
-    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "FASTCONV_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", BOUNDS], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == "in bounds\n", done.stderr[-2000:]
