@@ -126,10 +126,12 @@ def convolutions() -> None:
         call("conv3d", x, array(4, 3, 2, 3, 3), padding=1)
         call("conv_transpose3d", x, array(3, 2, 2, 3, 2), stride=(1, 2, 3))
     x = array(1, 4, 9, 8)
-    call("depthwise_separable_conv2d", x, array(4, 1, 3, 3), array(6, 4, 1, 1), padding=1)
-    call("separable_conv2d", x, *fastconv.separate(np.ones((6, 4, 3, 3), np.float32)))
-    across, down, along = fastconv.flatten_kernel(np.ones((5, 4, 3, 3), np.float32))
-    call("flattened_conv2d", x, across, down, along)
+    for name, weights in (
+        ("depthwise_separable_conv2d", (array(4, 1, 3, 3), array(6, 4, 1, 1))),
+        ("separable_conv2d", fastconv.separate(np.ones((6, 4, 3, 3), np.float32))),
+        ("flattened_conv2d", fastconv.flatten_kernel(np.ones((5, 4, 3, 3), np.float32))),
+    ):
+        call(f"{name}_backward", call(name, x, *weights), x, *weights)
     shape = fastconv.locally_connected_shape(x.shape, 5, (3, 3))
     for given in (x, last(x)):
         y = call("locally_connected", given, array(*shape))
