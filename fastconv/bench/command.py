@@ -106,7 +106,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--regret", action="store_true", help="time all algorithms: was the fastest one chosen?")
     add("--seconds-per-layer", type=float, default=2.0, metavar="S", help="[%(default)s]")
     add("--quick", action="store_true", help="a tenth of that, and 3 rounds instead of 7")
-    add("--pool", action="store_true", help="instead of layers, time pools, forward and backward, against torch")
+    add(
+        "--pool",
+        action="store_true",
+        help="instead of layers, time pools, unpools and norms, both directions, against torch",
+    )
     add("--batches", type=int, nargs="+", default=[1, 8], metavar="N", help="batch sizes of the pools [1 8]")
     add("--overhead", action="store_true", help="instead of layers, time an empty call and the start of a process")
     add(

@@ -1,9 +1,9 @@
-"""Times pools against PyTorch: ``python -m fastconv bench --pool``.
+"""Times pools, unpools and norms against PyTorch: ``python -m fastconv bench --pool``.
 
 Both libraries run channels first and channels last, and a ratio is best against best: (best time of torch) / (best time
 of fastconv). Forward, a maximum is what inference asks for; backward starts from the gradient and the indices of the
-maxima, or the shape of what was averaged. Pools hardly compute: besides times the table says which share of the memory
-bandwidth measured on this machine the moved bytes make.
+maxima, or the shape of what was averaged; that of a norm from its statistics. They hardly compute: besides times the
+table says which share of the memory bandwidth measured on this machine the moved bytes make.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import csv
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import fastconv
 from fastconv.bench.peers import PAUSE, load
+from fastconv.bench.pool_calls import first_array, our_call, torch_call
 from fastconv.bench.report import text_table
 from fastconv.bench.runner import Timing, contest, difference, interleave
 from fastconv.cpu.peak import roof
@@ -29,6 +28,8 @@ from fastconv.pool_spec import PoolSpec
 SUITE = Path(__file__).with_name("shapes") / "pools.csv"
 DIRECTIONS = ("forward", "backward")
 LAYOUTS = ("first", "last")
+UNPOOLS = ("unpool", "nearest", "bilinear")  # from what a pool makes back to what it takes
+NORMS = ("batch", "group", "response")
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,17 @@ class PoolLayer:
             (self.n, self.c, *self.spatial), self.kernel, stride=self.stride, padding=self.padding, ceil_mode=self.ceil
         )
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of x and of the output."""
+        pool = (self.spec.x_shape, self.spec.out_shape)
+        return pool[::-1] if self.kind in UNPOOLS else pool
+
     def bytes(self, direction: str) -> int:
-        """Bytes that must be read and written: x and the output, backward the indices of maxima too."""
-        indices = 8 * prod(self.spec.out_shape) if direction == "backward" and self.kind == "max" else 0
-        return self.spec.bytes + indices
+        """Bytes that must be read and written: x and the output, indices of maxima, for a norm's gradient x too."""
+        indexed = self.kind == "unpool" or (self.kind == "max" and direction == "backward")
+        again = 4 * prod(self.spec.x_shape) if self.kind in NORMS and direction == "backward" else 0
+        return self.spec.bytes + (8 * prod(self.spec.out_shape) if indexed else 0) + again
 
 
 def read_pools(batches: Iterable[int], path: Path = SUITE) -> list[PoolLayer]:
@@ -98,47 +106,20 @@ def _last(array: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
 
 
-def our_call(layer: PoolLayer, direction: str, x: np.ndarray, grad: np.ndarray) -> Callable[[], Any]:
-    """The call of ours to time."""
-    forward = getattr(fastconv, f"{layer.kind}_pool{layer.ndim}d")
-    backward = getattr(fastconv, f"{layer.kind}_pool{layer.ndim}d_backward")
-    if direction == "forward":
-        return partial(forward, x, *layer.windows, ceil_mode=layer.ceil)
-    if layer.kind == "avg":
-        return partial(backward, grad, x.shape, *layer.windows, ceil_mode=layer.ceil)
-    indices = forward(x, *layer.windows, ceil_mode=layer.ceil, return_indices=True)[1]
-    return partial(backward, grad, x, *layer.windows, ceil_mode=layer.ceil, indices=indices)
-
-
-def torch_call(torch: Any, layer: PoolLayer, direction: str, x: np.ndarray, grad: np.ndarray) -> Callable[[], Any]:
-    """PyTorch's, on the same memory."""
-    aten = torch.ops.aten
-    data, flow, ones = torch.from_numpy(x), torch.from_numpy(grad), (1,) * layer.ndim
-    if direction == "forward":
-        function = getattr(torch.nn.functional, f"{layer.kind}_pool{layer.ndim}d")
-        return partial(function, data, *layer.windows, ceil_mode=layer.ceil)
-    if layer.kind == "avg":
-        average = getattr(aten, f"avg_pool{layer.ndim}d_backward")
-        return partial(average, flow, data, *layer.windows, layer.ceil, True, None)
-    found = getattr(torch.nn.functional, f"max_pool{layer.ndim}d")(
-        data, *layer.windows, ceil_mode=layer.ceil, return_indices=True
-    )
-    maximum = getattr(aten, f"max_pool{layer.ndim}d_with_indices_backward")
-    return partial(maximum, flow, data, *layer.windows, ones, layer.ceil, found[1])
-
-
 def time_pool(layer: PoolLayer, direction: str, torch: Any, seconds: float, pause: float) -> dict[str, Timing]:
     """Timings by contestant: ours and torch's, channels first and last. ValueError if results differ."""
     random = np.random.default_rng(0)
-    x, grad = (random.standard_normal(shape, np.float32) for shape in (layer.spec.x_shape, layer.spec.out_shape))
+    x, grad = (random.standard_normal(shape, np.float32) for shape in layer.shapes)
     calls: dict[str, Callable[[], Any]] = {}
     for layout in LAYOUTS:
         data = (x, grad) if layout == "first" else (_last(x), _last(grad))
         calls[f"fastconv {layout}"] = our_call(layer, direction, *data)
-        expected = np.array(calls["fastconv first"]())
+        expected = np.array(first_array(calls["fastconv first"]()))
         if torch is not None:
-            calls[f"torch {layout}"] = torch_call(torch, layer, direction, *data)
-            if (off := difference(expected, np.asarray(calls[f"torch {layout}"]()))) > 1e-5:
+            with torch.inference_mode(False):  # its tensors know no autograd
+                calls[f"torch {layout}"] = torch_call(torch, layer, direction, *data)
+            theirs = first_array(calls[f"torch {layout}"]())
+            if (off := difference(expected, theirs)) > (1e-4 if layer.kind in NORMS else 1e-5):
                 raise ValueError(f"{layer.suite}/{layer.name}: torch differs by {off:.1e} of the largest output")
     return interleave(calls, seconds, pause=pause)
 
@@ -156,20 +137,24 @@ def report(results: Sequence[tuple[PoolLayer, str, dict[str, Timing]]], threads:
         ratios.append((layer, direction, theirs / ours))
         share = 100 * layer.bytes(direction) / ours / bandwidth
         names = [f"{library} {layout}" for library in ("fastconv", "torch") for layout in LAYOUTS]
-        names = [f"{library} {layout}" for library in ("fastconv", "torch") for layout in LAYOUTS]
         times = [f"{1e6 * timings[name].best:.1f}" if name in timings else "-" for name in names]
         rows.append([f"{layer.suite}/{layer.name}", layer.kind, str(layer.n), direction, *times,
                      f"{theirs / ours:.2f}", f"{share:.0f}"])  # fmt: skip
     head = ["pool", "kind", "batch", "direction", *(f"{b}, {a}" for a in ("fastconv", "torch") for b in LAYOUTS)]
     lines = [text_table([*head, "ratio", "% of bandwidth"], rows), ""]
+    groups = {"pools": ("max", "avg"), "unpools": UNPOOLS, "norms": NORMS}
     for direction in DIRECTIONS:
         for n in dict.fromkeys(layer.n for layer, *_ in results):
-            values = [r for layer, d, r in ratios if d == direction and layer.n == n and not math.isnan(r)]
-            if values:
-                mean = math.exp(sum(map(math.log, values)) / len(values))
-                lines.append(
-                    f"{direction}, batch {n}: {mean:.2f} times as fast as torch, geometric mean of {len(values)}"
-                )
+            for name, kinds in groups.items():
+                values = [
+                    r for a, d, r in ratios if d == direction and a.n == n and a.kind in kinds and not math.isnan(r)
+                ]
+                if values:
+                    mean = math.exp(sum(map(math.log, values)) / len(values))
+                    lines.append(
+                        f"{name}, {direction}, batch {n}: {mean:.2f} times as fast as torch, geometric mean of "
+                        f"{len(values)}"
+                    )
     return "\n".join(lines)
 
 
