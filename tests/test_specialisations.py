@@ -1,0 +1,90 @@
+"""Kernels are compiled once for each dtype, whatever else a caller varies: compile time must not creep in."""
+
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import kernels
+from fastconv.cpu import jit
+
+TESTS = Path(__file__).parent
+
+#: Kernels that `kernel_calls.py` compiles for one dtype: once each, but for
+EXPECTED = {
+    "depthwise._planes": 1,
+    "direct_kernels.channels": 1,
+    "direct_kernels.pack_weights": 1,
+    "direct_kernels.pixels": 1,
+    "direct_taps.taps": 1,
+    "fft_kernels._make_channelwise.locals.channelwise": 2,  # one for each memory order
+    "fft_kernels._make_pointwise.locals.pointwise": 2,
+    "fft_kernels.transform_weights": 1,
+    "im2col.im2col": 1,
+    "reference._rows": 1,
+    "transpose_depthwise._planes": 1,
+    "transpose_kernels.interleave": 1,
+    "transpose_weights._exchange": 1,
+    "transpose_weights._exchange_packed": 1,
+    "weight_grad_dots_kernels.planes": 1,
+    "weight_grad_dots_kernels.total": 1,
+    "weight_grad_kernels.accumulate": 1,
+    "weight_grad_taps.taps": 1,
+    "winograd_kernels.transform_weights": 1,
+    "winograd_kernels.winograd": 1,
+}
+#: The prange driver is compiled, in a fifth of a second, for each list of arrays that kernels take.
+DRIVER, DRIVERS = "threads._launch", 13
+
+
+@pytest.mark.slow  # compiles every convolution kernel
+def test_every_kernel_is_compiled_as_often_as_documented(tmp_path):
+    environment = os.environ | {
+        "FASTCONV_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "2", "PYTHONPATH": str(TESTS.parent)
+    }  # fmt: skip
+    command = [sys.executable, str(TESTS / "kernel_calls.py"), "float32"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.pop(DRIVER) <= DRIVERS
+    assert found == EXPECTED
+
+
+def dispatchers():
+    """Every kernel, by name."""
+    found = {}
+    for info in pkgutil.iter_modules(kernels.__path__):
+        module = importlib.import_module(f"{kernels.__name__}.{info.name}")
+        for name, value in vars(module).items():
+            if (
+                isinstance(getattr(value, "_cache", None), jit._KernelCache)
+                and value.py_func.__module__ == module.__name__
+            ):
+                found[f"{info.name}.{name}"] = value
+    return found
+
+
+def test_no_kernel_is_compiled_twice_for_the_same_dtypes():
+    """Looks at everything that this process has compiled so far; the calls below are the least."""
+    values = np.arange(2 * 3 * 11 * 12, dtype=np.float32).reshape(2, 3, 11, 12)
+    weight = np.ones((4, 3, 3, 3), np.float32)
+    frozen, swapped = values.copy(), np.ascontiguousarray(values.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    frozen.flags.writeable = False
+    for x in (values, frozen, values[:, :, ::-1], values.astype(">f4"), swapped, values[:1]):
+        for options in ({}, {"padding": 1, "stride": 2}, {"dilation": 3, "activation": "tanh"}):
+            for bias in (None, np.ones(4, np.float32)):
+                fastconv.conv2d(x, weight, bias, algorithm="direct", **options)
+    several = {}
+    for name, dispatcher in dispatchers().items():
+        kinds = [tuple(getattr(kind, "dtype", kind) for kind in signature) for signature in dispatcher.signatures]
+        if len(set(kinds)) < len(kinds):
+            several[name] = dispatcher.signatures
+    assert dispatchers()["direct_kernels.channels"].signatures or dispatchers()["direct_kernels.pixels"].signatures
+    assert several == {}
