@@ -28,6 +28,8 @@ from fastconv.spec import ConvSpec
 NEAR, FAR = 40.0, 6.5
 #: Cycles of a vector that goes to L2 or comes from there: a store that misses L1 fetches its line first.
 STORE, LOAD = 4.2, 2.0
+#: Cycles to begin a piece of a row in each plane of an array that L2 does not hold: memory is fast only along rows.
+PIECE = 150.0
 #: Cycles to launch a kernel on several threads and to wait for the last.
 LAUNCH = 6000
 #: Operations below which one thread is done before another has woken up.
@@ -209,7 +211,7 @@ class Way:
         high, wide = h.cells(rows, h.n), w.cells(cols, w.n)
         vectors = ceil_div(min(wide, self.spec.input3[2]), self.W)
         cut = 40.0 + (6.0 * wide if self.spec.channels_last else vectors * self.W * (5 + log2(self.W)))
-        work: float = d.n * high * cut
+        work: float = d.n * high * (cut + self._pieces(self.spec.input_bytes))
         if d.n > 1:
             work += high * wide * d.forward
         if h.n > 1:
@@ -231,7 +233,11 @@ class Way:
         else:
             runs = d.m * high * ceil_div(cols, self.few)
             work += (cells + runs * self.W / 4) * (12 + log2(self.W)) + runs * 30
-        return images * work
+        return images * (work + d.m * high * self._pieces(self.spec.output_bytes))
+
+    def _pieces(self, array: int) -> float:
+        """Of a row of a vector of channels."""
+        return 0.0 if self.spec.channels_last or array < cache_sizes()[1] // 2 else PIECE * self.W
 
     @cached_property
     def multiply(self) -> float:
@@ -267,9 +273,13 @@ class Way:
             return ceil_div(self.blocks, threads) * (forward + rest + self.crowded) + (LAUNCH if threads > 1 else 0)
         first = ceil_div(self.blocks * self.channel_blocks, threads) * self.forward
         second = ceil_div(self.blocks * self.parts, threads) * rest / self.parts
-        # V is written by one core and read by another.
-        moved = self.blocks * self.v_size * self.spec.itemsize / 8 / threads
-        return first + second + moved + 2 * LAUNCH
+        return first + second + self.moved / threads + 2 * LAUNCH
+
+    @cached_property
+    def moved(self) -> float:
+        """Further cycles where V is written by one core and read by another."""
+        held = self.blocks * self.v_size * self.spec.itemsize
+        return held / (8 if held < cache_sizes()[1] else 3)
 
     @cached_property
     def weights_at(self) -> int:
@@ -469,7 +479,7 @@ def _cost(spec: ConvSpec, way: Way, staged: bool) -> Cost:
         way.channel_blocks * way.forward + way.out_vectors * way.backward + (0 if staged else way.crowded)
     )
     if staged:
-        other += way.blocks * way.v_size * spec.itemsize / 8
+        other += way.moved
     return Cost(
         per_cycle * multiply,
         float(spec.input_bytes + spec.output_bytes + way.weights),
