@@ -6,6 +6,7 @@ by the same code.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _BLOCK = 8192  # elements of a task
+_GEOMETRY = np.array([_BLOCK], np.int64)
 
 
 class _Memory:
@@ -45,14 +47,13 @@ class _Memory:
         array = as_float(name, x)
         self.name, self.shape, self.result, self.dtype = name, array.shape, array.dtype, COMPUTED[array.dtype]
         # The axes from the longest step to the shortest: a transposed array is contiguous in that order.
-        if array.flags.c_contiguous:
-            self.order: tuple[int, ...] = tuple(range(array.ndim))
-        else:
+        self.order: tuple[int, ...] | None = None  # as they are
+        if not array.flags.c_contiguous:
             self.order = tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
         self.flat = self._flatten(array)
 
     def _flatten(self, array: np.ndarray) -> np.ndarray:
-        return arrays.ready(array.transpose(self.order), self.dtype).reshape(-1)
+        return arrays.ready(array if self.order is None else array.transpose(self.order), self.dtype).reshape(-1)
 
     def like(self, name: str, value: Any) -> np.ndarray:
         array = as_float(name, value)
@@ -67,7 +68,7 @@ class _Memory:
         if out is None:
             return np.empty(self.flat.size, self.dtype)
         out = arrays.check_out(out, self.shape, self.result)
-        view = out.transpose(self.order)
+        view = out if self.order is None else out.transpose(self.order)
         if view.flags.num & arrays.READY == arrays.READY and view.dtype == self.dtype:
             flat = view.reshape(-1)
             if flat.ctypes.data != self.flat.ctypes.data:  # in place is well, half over itself is not
@@ -76,26 +77,37 @@ class _Memory:
         return np.empty(self.flat.size, self.dtype)
 
     def deliver(self, flat: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        shape = tuple(self.shape[axis] for axis in self.order)
-        array = flat.reshape(shape).transpose(np.argsort(self.order))
+        if self.order is None:
+            array = flat.reshape(self.shape)
+        else:
+            array = flat.reshape([self.shape[axis] for axis in self.order]).transpose(np.argsort(self.order))
         if out is None:
-            return array.astype(self.result, copy=False)
+            return array if self.result is self.dtype else array.astype(self.result, copy=False)
         if not np.may_share_memory(flat, out):
             np.copyto(out, array, casting="same_kind")
         return out
 
     def around(self, axis: int) -> tuple[int, int, int]:
         """Numbers before, along and after an axis, in memory."""
-        place = self.order.index(axis)
-        sizes = [self.shape[a] for a in self.order]
+        order = self.order or range(len(self.shape))
+        place = order.index(axis)
+        sizes = [self.shape[a] for a in order]
         return prod(sizes[:place]), sizes[place], prod(sizes[place + 1 :])
 
 
 def _constants(activation: Any, dtype: np.dtype) -> np.ndarray:
-    if activation is not None and (not isinstance(activation, (str, tuple)) or not activation):
-        raise TypeError(f"activation must be a name or a tuple (name, parameters...), got {activation!r}")
-    if activation is None:
-        raise TypeError(f"activation must be one of {', '.join(activations.ACTIVATIONS)}, got None")
+    """What kernels know an activation by."""
+    if activation is None or not isinstance(activation, (str, tuple)) or not activation:
+        names = ", ".join(activations.ACTIVATIONS)
+        raise TypeError(f"activation must be a name or a tuple (name, parameters...), {names}; got {activation!r}")
+    try:
+        return _known_constants(activation, dtype)
+    except TypeError:  # parameters that cannot be hashed
+        return _known_constants.__wrapped__(activation, dtype)
+
+
+@lru_cache(256)
+def _known_constants(activation: Any, dtype: np.dtype) -> np.ndarray:
     return np.array(parse_activation(activation, dtype.name), dtype)
 
 
@@ -127,10 +139,8 @@ def activate(x: ArrayLike, activation: str | tuple[Any, ...], *, out: np.ndarray
     m = _Memory("x", x)
     constants = _constants(activation, m.dtype)
     target = m.target(out)
-    geometry = np.array([_BLOCK], np.int64)
-    threads.run(
-        activations.forward, -(-m.flat.size // _BLOCK), (geometry, constants, m.flat, target), threads_for(m.flat.size)
-    )
+    kernel_arrays = (_GEOMETRY, constants, m.flat, target)
+    threads.run(activations.forward, -(-m.flat.size // _BLOCK), kernel_arrays, threads_for(m.flat.size))
     return m.deliver(target, out)
 
 
@@ -159,7 +169,7 @@ def activate_backward(grad_output: ArrayLike, x: ArrayLike, activation: str | tu
     m = _Memory("x", x)
     constants = _constants(activation, m.dtype)
     gradient, target = m.like("grad_output", grad_output), m.target(None)
-    kernel_arrays = (np.array([_BLOCK], np.int64), constants, gradient, m.flat, target)
+    kernel_arrays = (_GEOMETRY, constants, gradient, m.flat, target)
     threads.run(activations.backward, -(-m.flat.size // _BLOCK), kernel_arrays, threads_for(m.flat.size))
     return m.deliver(target)
 

@@ -139,10 +139,11 @@ class _Grouping:
                 flat = sums.reshape(-1)
                 operands = (geometry, numbers, mean, variance, flat, x.flat, gradient, weight, target)
                 threads.run(rows.backward, tasks, operands, self.threads)
-        inverse = (1 / np.sqrt(variance + eps)).reshape(self.images, x.C // self.channels)
-        inverse = np.repeat(inverse, self.channels, axis=1)
+        inverse = 1 / np.sqrt(variance + eps)
         if self.batch:
-            inverse = np.broadcast_to(inverse, sums.shape[:2])
+            total = sums[0] if len(sums) == 1 else sums.sum(0)
+            return x.wrap(target), total[:, 1] * inverse, total[:, 0]
+        inverse = np.repeat(inverse.reshape(x.N, -1), self.channels, axis=1)
         return x.wrap(target), (sums[..., 1] * inverse).sum(0), sums[..., 0].sum(0)
 
 
