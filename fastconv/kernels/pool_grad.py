@@ -62,34 +62,40 @@ def _scatter(thread, counter, tasks, geometry, wrong, indices, values, out):
         for block in range(task * step, min(planes * parts, task * step + step)):
             n, part = divmod(block, parts)
             first, width = part * CHANNELS, min(CHANNELS, C - part * CHANNELS)
-            if C == 1:
-                target = n * cells
-                fill_row(out, target, cells)
-                if add:
-                    # Unsigned numbers: negative ones are out of range too, and numba wraps none around.
-                    base, size = np.uint64(target), np.uint64(cells)
-                    for o in range(n * outputs, n * outputs + outputs):
-                        at = np.uint64(indices[o])
-                        if at < size:
-                            out[base + at] += values[o]
-                        elif indices[o] != -1:
-                            wrong[0] = 1
-                    continue
+            base, size = n * cells * C + first, np.uint64(cells)
+            if width == C:
+                fill_row(out, base, cells * C)
             else:
                 for i in range(cells):
-                    fill_row(out, (n * cells + i) * C + first, width)
+                    fill_row(out, base + i * C, width)
+            # Unsigned numbers: negative indices are out of range too, and numba wraps none around.
+            if C == 1 and add:
+                for o in range(n * outputs, n * outputs + outputs):
+                    at = np.uint64(indices[o])
+                    if at < size:
+                        out[np.uint64(base) + at] += values[o]
+                    elif indices[o] != -1:
+                        wrong[0] = 1
+                continue
+            if C == 1:
+                for o in range(n * outputs, n * outputs + outputs):
+                    at = np.uint64(indices[o])
+                    if at < size:
+                        out[np.uint64(base) + at] = values[o]
+                    else:
+                        wrong[0] = 1
+                continue
             for o in range(outputs):
                 source = (n * outputs + o) * C + first
-                target = n * cells * C + first
                 for c in range(width):
-                    at = indices[source + c]
-                    if at >= 0 and at < cells:
-                        if add:
-                            out[target + at * C + c] += values[source + c]
-                        else:
-                            out[target + at * C + c] = values[source + c]
-                    elif at != -1 or not add:
-                        wrong[0] = 1
+                    at = np.uint64(indices[source + c])
+                    if at >= size:
+                        if indices[source + c] != -1 or not add:
+                            wrong[0] = 1
+                    elif add:
+                        out[np.uint64(base + c) + at * np.uint64(C)] += values[source + c]
+                    else:
+                        out[np.uint64(base + c) + at * np.uint64(C)] = values[source + c]
 
 
 @lru_cache(maxsize=1024)

@@ -14,6 +14,10 @@ from fastconv.kernels.pool import tasks_of
 LARGEST, DRAWN, EXPECTED = range(3)
 
 
+CHANNELS = 64  # of a task, channels last
+MARKS = 4 << 20  # bytes of a task's marks, where not even one channel's take more
+
+
 def collect(
     planes: int, C: int, outputs: int, cells: int, grad: np.ndarray, indices: np.ndarray, out: np.ndarray, threads: int
 ) -> bool:
@@ -21,39 +25,43 @@ def collect(
 
     `C` is 1 for channels first, else `planes` are images. Returns whether all indices were in range.
     """
-    step, tasks, threads = tasks_of(planes * C, 6.0 * outputs, threads)
-    size = workspace.aligned(cells, 8)
+    width = max(1, min(C, CHANNELS, MARKS // cells))
+    step, tasks, threads = tasks_of(planes * -(-C // width), (4.0 * outputs + 0.1 * cells) * width, threads)
+    size = workspace.aligned(cells * width, 1)
     wrong = np.zeros(1, np.int64)
-    with workspace.scratch("int64", size, threads) as owners:
-        geometry = np.array([planes, C, outputs, cells, step, size], np.int64)
-        pool.run(_collect, tasks, (geometry, wrong, owners, indices, grad, out), threads)
+    with workspace.scratch("int8", size, threads) as marks:
+        geometry = np.array([planes, C, outputs, cells, step, size, width], np.int64)
+        pool.run(_collect, tasks, (geometry, wrong, marks, indices, grad, out), threads)
     return not wrong[0]
 
 
 @kernel
-def _collect(thread, counter, tasks, geometry, wrong, owners, indices, grad, out):
-    """A task is some channels of images. owners[i] is the last output that wrote to cell i."""
-    planes, C, outputs, cells, step, size = unpack(geometry, 6)
-    mine = thread * size
+def _collect(thread, counter, tasks, geometry, wrong, marks, indices, grad, out):
+    """A task is some planes, or some channels of an image. A mark says that a later output wrote to the cell."""
+    planes, C, outputs, cells, step, size, lanes = unpack(geometry, 7)
+    mine, parts = np.uint64(thread * size), (C + lanes - 1) // lanes
     while True:
         task = claim(counter)
         if task >= tasks:
             break
-        for item in range(task * step, min(planes * C, task * step + step)):
-            n, c = divmod(item, C)
-            first, source = n * outputs * C + c, n * cells * C + c
-            for o in range(outputs):
-                at = indices[first + o * C]
-                if at >= 0 and at < cells:
-                    owners[mine + at] = o
-                else:
-                    wrong[0] = 1
-            for o in range(outputs):
-                at = indices[first + o * C]
-                if at >= 0 and at < cells and owners[mine + at] == o:
-                    out[first + o * C] = grad[source + at * C]
-                else:
-                    out[first + o * C] = 0
+        for block in range(task * step, min(planes * parts, task * step + step)):
+            n, part = divmod(block, parts)
+            first, width = part * lanes, min(lanes, C - part * lanes)
+            for i in range(cells * width):
+                marks[mine + np.uint64(i)] = 0
+            for o in range(outputs - 1, -1, -1):
+                source, target = n * cells * C + first, (n * outputs + o) * C + first
+                for c in range(width):
+                    # An unsigned number: a negative index is out of range too, and numba wraps none around.
+                    at, value = np.uint64(indices[target + c]), out.dtype.type(0)
+                    if at < np.uint64(cells):
+                        mark = mine + at * np.uint64(width) + np.uint64(c)
+                        if marks[mark] == 0:
+                            value = grad[np.uint64(source + c) + at * np.uint64(C)]
+                        marks[mark] = 1
+                    else:
+                        wrong[0] = 1
+                    out[target + c] = value
 
 
 def pick(
