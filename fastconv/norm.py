@@ -118,8 +118,7 @@ class _Grouping:
         x = self.x
         target = x.target()
         mean, variance = statistics
-        # Sums of g and of g * (x - mean) for each image and channel; batch norm of channels-last knows one image.
-        sums = np.zeros((x.N, x.C, 2))
+        totals = np.zeros((2, x.C))  # of g, and of g times the normalised x, for each channel
         numbers = np.array([eps])
         if x.flat.size:
             if x.channels_last:
@@ -133,18 +132,14 @@ class _Grouping:
                 threads.run(columns.join_products, joining, joined, 1 if joining < 4 else self.threads)
                 last = (geometry, gradient, x.flat, coefficients, target)
                 threads.run(columns.input_gradient, tasks, last, self.threads)
-                sums = both.transpose(0, 2, 1)
+                totals = both[0] if self.images == 1 else both.sum(0)
             else:
                 geometry, tasks = _rows_geometry(*self.sizes, constant)
-                flat = sums.reshape(-1)
-                operands = (geometry, numbers, mean, variance, flat, x.flat, gradient, weight, target)
+                sums = np.empty((x.N, x.C, 2))
+                operands = (geometry, numbers, mean, variance, sums.reshape(-1), x.flat, gradient, weight, target)
                 threads.run(rows.backward, tasks, operands, self.threads)
-        inverse = 1 / np.sqrt(variance + eps)
-        if self.batch:
-            total = sums[0] if len(sums) == 1 else sums.sum(0)
-            return x.wrap(target), total[:, 1] * inverse, total[:, 0]
-        inverse = np.repeat(inverse.reshape(x.N, -1), self.channels, axis=1)
-        return x.wrap(target), (sums[..., 1] * inverse).sum(0), sums[..., 0].sum(0)
+                totals = (sums[0] if x.N == 1 else sums.sum(0)).T
+        return x.wrap(target), totals[1], totals[0]
 
 
 def _float64(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -326,7 +321,7 @@ def _gradients(
     eps: float,
     affine: bool,
 ) -> Gradients:
-    mean, variance = (s.reshape(-1) for s in statistics)
+    mean, variance = statistics[0].reshape(-1), statistics[1].reshape(-1)
     grad_x, grad_weight, grad_bias = grouping.backward(gradient, (mean, variance), constant, weight, eps)
     if not affine:
         return grad_x, None, None

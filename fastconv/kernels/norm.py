@@ -122,7 +122,7 @@ def forward(thread, counter, tasks, geometry, numbers, mean, variance, x, weight
 
 @kernel
 def backward(thread, counter, tasks, geometry, numbers, mean, variance, sums, x, gradient, weight, out):  # type: ignore[no-untyped-def]
-    """Gradient of x; sums gets, for each row of S elements, those of g and of g * (x - mean).
+    """Gradient of x; sums gets, for each row of S elements, those of g and of g * (x - mean) / sigma.
 
     With a = the sum of w g and b = the sum of w g (x - mean) over the m values that share a mean, and s = 1/sigma:
         dx = s w g - s a / m - s**3 (x - mean) b / m        (constant statistics, `given`: the first term alone)
@@ -140,7 +140,7 @@ def backward(thread, counter, tasks, geometry, numbers, mean, variance, sums, x,
                 for c in range(channels):
                     at = unit * step + segment * between + c * S
                     one, two = add_products(gradient, x, at, S, middle, 0.0, 0.0)
-                    sums[at // S * 2], sums[at // S * 2 + 1] = one, two
+                    sums[at // S * 2], sums[at // S * 2 + 1] = one, two * inverse
                     channel = (unit % period) * channels + c
                     w = float(weight[channel]) if weight.size else 1.0
                     a, b = a + w * one, b + w * two

@@ -158,7 +158,10 @@ def gather_products(thread, counter, tasks, geometry, gradient, x, means, parts)
 def join_products(  # type: ignore[no-untyped-def]
     thread, counter, tasks, geometry, numbers, mean, variance, sums, parts, weight, coefficients
 ):
-    """Sums for each image and channel, then what `input_gradient` needs: p, mean, q, r of p*g + q*(x - mean) + r."""
+    """Sums of g and of g * (x - mean) / sigma for each image and channel.
+
+    Then what `input_gradient` needs: p, mean, q, r of p*g + q*(x - mean) + r.
+    """
     given, _, S, C, channels, _, blocks, span, repeat = unpack(geometry, 9)
     spans = (C + span - 1) // span
     wide = repeat * C
@@ -191,6 +194,7 @@ def join_products(  # type: ignore[no-untyped-def]
             q = 0.0 if given else -inverse * inverse * inverse * b / m
             r = 0.0 if given else -inverse * a / m - q * low
             for c in range(g * channels, g * channels + channels):
+                sums[own + C + c] *= inverse
                 p = inverse * float(weight[c]) if weight.size else inverse
                 for i in range(repeat):
                     at = image * 4 * wide + i * C + c
