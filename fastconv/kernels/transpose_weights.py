@@ -15,12 +15,15 @@ from fastconv.adjoint import AxisPhase
 from fastconv.cpu import isa, workspace
 from fastconv.cpu import threads as pool
 from fastconv.cpu.jit import inline, kernel
-from fastconv.cpu.rows import copy_row, reverse_row
+from fastconv.cpu.rows import copy_row, fill_row, reverse_row
 from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
 from fastconv.spec import ConvSpec
 
 # How the taps wanted lie among those there are.
 ALL, REVERSED, SOME = range(3)
+
+#: Filters of a 1x1 kernel that a task takes: as much is read in one piece as is written in one.
+ROWS = 16
 
 
 def positions(spec: ConvSpec, axes: tuple[AxisPhase, ...]) -> np.ndarray:
@@ -58,6 +61,9 @@ def exchange_packed(
     vectors = -(-C // W)
     result = workspace.empty_aligned(spec.dtype, G * vectors * W * OC * len(chosen))
     sizes = np.array([C, OC, taps, len(chosen), OCP, blocks], np.int64)
+    if taps == 1:
+        pool.run(_cut_packed, G * -(-OC // ROWS), (sizes, weight.reshape(-1), result), threads)
+        return result
     with workspace.scratch(spec.dtype, W * W, threads) as corner:
         pool.run(_exchange_packed, G * vectors, (sizes, chosen, weight.reshape(-1), result, corner), threads)
     return result
@@ -109,6 +115,29 @@ def _place(g, v, OC, K, OCP, blocks, W):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _cut_packed(thread, counter, tasks, sizes, weight, packed):  # type: ignore[no-untyped-def]
+    """The same of a 1x1 kernel, whose rows need no turning, only cutting; a task is ROWS filters of a group."""
+    C, OC, _, _, OCP, blocks = unpack(sizes, 6)
+    W = vector_width(weight)
+    pieces = (OC + ROWS - 1) // ROWS
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            break
+        g, piece = divmod(task, pieces)
+        first, last = piece * ROWS, min(OC, piece * ROWS + ROWS)
+        c = 0
+        while c < C:
+            dst, row = _place(g, c // W, C, OC, OCP, blocks, W)
+            lanes = min(row, C - c)
+            for o in range(first, last):
+                copy_row(weight, (g * OC + o) * C + c, packed, dst + o * row, lanes)
+                if lanes < row:
+                    fill_row(packed, dst + o * row + lanes, row - lanes)
+            c += row
+
+
+@kernel
 def _exchange_packed(thread, counter, tasks, sizes, chosen, weight, packed, corner):  # type: ignore[no-untyped-def]
     """packed[group][part][block of C][(o, tap)][vector of C]; a task is one vector of C."""
     C, OC, taps, T, OCP, blocks = unpack(sizes, 6)
@@ -124,9 +153,7 @@ def _exchange_packed(thread, counter, tasks, sizes, chosen, weight, packed, corn
         lanes = min(W, C - v * W)
         for o in range(OC):
             src = ((g * OC + o) * C + v * W) * taps
-            if taps == 1 and lanes == W:
-                copy_row(weight, src, packed, dst, W)
-            elif lanes == W and src + (W - 1) * taps + (taps + W - 1) // W * W <= weight.size:
+            if lanes == W and src + (W - 1) * taps + (taps + W - 1) // W * W <= weight.size:
                 for first in range(0, taps, W):  # taps become rows, channels lanes
                     transpose_block(weight, src + first, taps, corner, mine, W)
                     for t in range(T):
