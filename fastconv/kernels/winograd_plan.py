@@ -260,8 +260,10 @@ class Way:
 
     @cached_property
     def crowded(self) -> float:
-        """Further cycles of a block whose transforms leave L2."""
+        """Further cycles of a block whose transforms leave L2, where weights that are not streamed lie too."""
         L2, held = cache_sizes()[1], (self.v_size + self.points * self.m_step) * self.spec.itemsize
+        if self.weights < L2 // 2:
+            held += self.weights
         return 2 * held / 8 * min(1.0, (held - 0.7 * L2) / L2) if held > 0.7 * L2 else 0.0
 
     def cycles(self, threads: int, staged: bool) -> float:
@@ -482,7 +484,7 @@ def _cost(spec: ConvSpec, way: Way, staged: bool) -> Cost:
         other += way.moved
     return Cost(
         per_cycle * multiply,
-        float(spec.input_bytes + spec.output_bytes + way.weights),
+        float(spec.input_bytes + spec.output_bytes),  # the weights' way is in `multiply`
         per_cycle * other,
         way.blocks * way.parts if staged else way.blocks,
     )

@@ -31,12 +31,13 @@ class Rates:
 # Fitted to the times of every accepting algorithm on 190 layers of networks, images and signals (the benchmark's
 # speed suite), one thread, AVX-512 at 185 GFLOP/s a core: least squares of the logarithm of predicted / measured time,
 # layers weighted by how close the algorithm comes to the best there. What remains (root mean square of the logarithm)
-# is 0.11 for direct, which reports the cycles of its own estimate, 0.25 for depthwise, 0.29 for fft, 0.33 for im2col.
+# is 0.11 for direct and 0.18 for winograd, which report the cycles of their own estimates, 0.25 for depthwise, 0.29 for
+# fft, 0.33 for im2col. The algorithm so chosen takes 1.03 times as long as the fastest (geometric mean).
 # An algorithm may count `transform` in any unit: its rate follows.
 RATES = {
     "fft": Rates(efficiency=0.30, transform=0.076, memory=0.30, call=3.8e-6, plane=67e-9),
-    "winograd_fast": Rates(efficiency=0.95, transform=0.90, memory=0.20, call=6e-6, plane=0.0),
-    "winograd": Rates(efficiency=0.95, transform=0.90, memory=0.20, call=6e-6, plane=0.0),
+    "winograd_fast": Rates(efficiency=1.0, transform=1.2, memory=0.40, call=4e-6, plane=0.0),
+    "winograd": Rates(efficiency=1.0, transform=1.2, memory=0.40, call=4e-6, plane=0.0),
     "depthwise": Rates(efficiency=0.77, transform=0.026, memory=0.56, call=1.9e-6, plane=0.0),
     "direct": Rates(efficiency=0.87, transform=0.76, memory=0.24, call=1.2e-6, plane=41e-9),
     "im2col": Rates(efficiency=0.67, transform=0.026, memory=0.55, call=3.8e-6, plane=2e-6),
