@@ -49,10 +49,22 @@ def _collect(thread, counter, tasks, geometry, wrong, marks, indices, grad, out)
             first, width = part * lanes, min(lanes, C - part * lanes)
             for i in range(cells * width):
                 marks[mine + np.uint64(i)] = 0
+            # Unsigned numbers: negative indices are out of range too, and numba wraps none around.
+            if C == 1:
+                base, target = np.uint64(n * cells), n * outputs
+                for o in range(target + outputs - 1, target - 1, -1):
+                    at, value = np.uint64(indices[o]), out.dtype.type(0)
+                    if at < np.uint64(cells):
+                        if marks[mine + at] == 0:
+                            value = grad[base + at]
+                        marks[mine + at] = 1
+                    else:
+                        wrong[0] = 1
+                    out[np.uint64(o)] = value
+                continue
             for o in range(outputs - 1, -1, -1):
                 source, target = n * cells * C + first, (n * outputs + o) * C + first
                 for c in range(width):
-                    # An unsigned number: a negative index is out of range too, and numba wraps none around.
                     at, value = np.uint64(indices[target + c]), out.dtype.type(0)
                     if at < np.uint64(cells):
                         mark = mine + at * np.uint64(width) + np.uint64(c)
