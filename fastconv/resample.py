@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv import arrays
+from fastconv.cpu.reduce import SUM
 from fastconv.cpu.threads import get_num_threads
+from fastconv.kernels import pool
 from fastconv.kernels import resample as kernels
 from fastconv.kernels.resample import Axis
 from fastconv.pool_call import FLOATS, Frame, bound, plain
-from fastconv.pool_spec import adaptive_windows, check_bool
+from fastconv.pool_spec import PoolSpec, adaptive_windows, check_bool
+from fastconv.pool_window import planned
 from fastconv.spec import IntOrTuple, per_axis
 
 if TYPE_CHECKING:
@@ -131,8 +134,25 @@ def axis_map(size: int, outputs: int, mode: str, scale: float | None, align_corn
 # ---- calls ----------------------------------------------------------------------------------------------------------
 
 
+def _blocks_of(axes: Sequence[Axis]) -> tuple[int, ...] | None:
+    """Cells of a block along each axis, if the maps sum whole blocks: the adjoint of repeating values, a pool."""
+    blocks = tuple(axis.cells.shape[1] for axis in axes)
+    if max(blocks) == 1:
+        return None
+    for axis in axes:
+        every = np.arange(axis.cells.size).reshape(axis.cells.shape)
+        if axis.size != axis.cells.size or not ((axis.cells == every) & (axis.weights == 1)).all():
+            return None
+    return blocks
+
+
 def map_call(frame: Frame, axes: Sequence[Axis]) -> Call:
     """The call that applies linear maps along the axes of a frame's arrays."""
+    if blocks := _blocks_of(axes):
+        spec = PoolSpec.make(
+            (frame.N, frame.C, *frame.sizes), blocks, dtype=frame.kernel.name, channels_last=frame.channels_last
+        )
+        return planned(frame, spec, pool.plan(spec, SUM, pool.PLAIN, 1, False, get_num_threads()))
     planes, C = (frame.N, frame.C) if frame.channels_last else (frame.N * frame.C, 1)
     plan = kernels.plan(planes, C, axes, frame.kernel.name, frame.channels_last, get_num_threads())
     sizes = tuple(axis.outputs for axis in axes)
