@@ -3,7 +3,7 @@
 A map along one axis is a table: for each output the cells it reads and their weights. Its adjoint is the transposed
 table, so a gradient runs the same kernels. An output row is made in two steps: the weighted rows of the input become
 one (down), then each output cell is the weighted sum of some of its cells (across): gathered where lanes are pixels,
-whole vectors where they are channels.
+whole vectors where they are channels. Where these read few cells in all, as bilinear ones do, they do it in one step.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from fastconv.cpu.jit import kernel
 from fastconv.cpu.rows import copy_row, fill_row
 from fastconv.cpu.simd import claim, unpack
 from fastconv.kernels.pool import tasks_of
+
+JOINT = 4  # cells up to which an output reads them all at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +96,15 @@ def plan(planes: int, C: int, axes: Sequence[Axis], dtype: str, channels_last: b
     cells = w.outputs * (20 + C / W * (terms + 1)) if channels_last else w.outputs * 1.2 * terms
     cycles = 60 + row / W * (most + 1) + cells
     step, tasks, threads = tasks_of(planes * d.outputs * h.outputs, cycles, threads)
-    most_taps = workspace.aligned(max(most, terms), 4)
+    joint = most * terms if channels_last and 1 < most * terms <= JOINT else 0
+    most_taps = workspace.aligned(max(most, terms) + joint, 4)
     per_thread = workspace.aligned(row + most_taps + W, 4)
     tables = [d.cells, h.cells, w.cells if channels_last else w.cells[:0]]
     factors = [d.weights, h.weights, w.weights if channels_last else w.weights.T]
     starts = np.cumsum([0, *(t.size for t in tables[:2])])
     geometry = [
         planes, C, d.size, h.size, w.size, d.outputs, h.outputs, w.outputs, *(a.cells.shape[1] for a in (d, h, w)),
-        *starts, step, per_thread, most_taps, w.is_identity,
+        *starts, step, per_thread, most_taps, w.is_identity, joint > 0,
     ]  # fmt: skip
     if w.size >= 2**31:
         raise ValueError(f"x must have fewer than 2**31 cells along its last axis to be resampled, got {w.size}")
@@ -166,8 +169,8 @@ def rows_kernel(thread, counter, tasks, geometry, tables, cells, weights, lists,
 def channels_kernel(thread, counter, tasks, geometry, tables, cells, weights, lists, x, scratch, out):
     """Channels last: lanes are channels. A task is some rows of the output."""
     (
-        planes, C, ID, IH, IW, OD, OH, OW, TD, TH, TW, d_at, h_at, w_at, step, per_thread, most, same,
-    ) = unpack(geometry, 18)  # fmt: skip
+        planes, C, ID, IH, IW, OD, OH, OW, TD, TH, TW, d_at, h_at, w_at, step, per_thread, most, same, joint,
+    ) = unpack(geometry, 19)  # fmt: skip
     mine, line = thread * most, thread * per_thread
     factors = line + per_thread - most
     while True:
@@ -193,6 +196,23 @@ def channels_kernel(thread, counter, tasks, geometry, tables, cells, weights, li
                 weigh_rows(x, base, lists, mine, scratch, factors, 1, count, out, target, OW * C)
                 continue
             source, origin = x, base + lists[mine]
+            if joint and count > 1:
+                for ow in range(OW):
+                    first, taps = w_at + ow * TW, count
+                    for t in range(TW):
+                        if tables[first + t] >= 0:
+                            for r in range(count):
+                                lists[mine + taps] = lists[mine + r] + tables[first + t] * C
+                                scratch[factors + taps] = scratch[factors + r] * weights[first + t]
+                                taps += 1
+                    if taps == count:
+                        fill_row(out, target + ow * C, C)
+                    else:
+                        weigh_rows(
+                            x, base, lists, mine + count, scratch, factors + count, 1, taps - count, out,
+                            target + ow * C, C,
+                        )  # fmt: skip
+                continue
             if count > 1 or scratch[factors] != 1:
                 weigh_rows(x, base, lists, mine, scratch, factors, 1, count, scratch, line, IW * C)
                 source, origin = scratch, line
