@@ -498,5 +498,5 @@ def _prepare_cost(spec: ConvSpec, way: Way) -> Cost:
         return _unit(operations(program(weight_matrix(axis.n, taps))), taps, axis.n) if taps > 1 else 1.5
 
     lines = KD * KH * unit(w, spec.kernel3[2]) + KD * w.n * unit(h, KH) + h.n * w.n * (unit(d, KD) + 2.0 * d.n)
-    cycles = spec.groups * way.out_vectors * way.C * (lines + prod(spec.kernel) * 6 + 100)
-    return Cost(0.0, 2.0 * way.weights, 4.0 * way.W * cycles, spec.groups * way.out_vectors)
+    cycles = spec.groups * way.out_vectors * way.C * (lines + prod(spec.kernel) * 6 + 200)
+    return Cost(0.0, 2.5 * way.weights, 4.0 * way.W * cycles, spec.groups * way.out_vectors)
