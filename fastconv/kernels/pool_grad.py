@@ -30,6 +30,7 @@ from fastconv.pool_spec import PoolSpec
 # ---- maxima -------------------------------------------------------------------------------------------------------
 
 CHANNELS = 64  # of a task, channels last
+CLEARED = 512  # cells cleared at a time, channels first
 
 
 def scatter(
@@ -63,28 +64,27 @@ def _scatter(thread, counter, tasks, geometry, wrong, indices, values, out):
             n, part = divmod(block, parts)
             first, width = part * CHANNELS, min(CHANNELS, C - part * CHANNELS)
             base, size = n * cells * C + first, np.uint64(cells)
+            # Unsigned numbers: negative indices are out of range too, and numba wraps none around.
+            if C == 1:
+                # Cells are cleared shortly before they are first needed: windows come in order, so they stay in L1.
+                ready, ahead, start = np.uint64(0), np.uint64(CLEARED), np.uint64(base)
+                for o in range(n * outputs, n * outputs + outputs):
+                    at = np.uint64(indices[o])
+                    if at < size:
+                        if at >= ready:
+                            upto = min(at + ahead, size)
+                            fill_row(out, base + np.int64(ready), np.int64(upto - ready))
+                            ready = upto
+                        out[start + at] = values[o] + out[start + at] if add else values[o]
+                    elif indices[o] != -1 or not add:
+                        wrong[0] = 1
+                fill_row(out, base + np.int64(ready), np.int64(size - ready))
+                continue
             if width == C:
                 fill_row(out, base, cells * C)
             else:
                 for i in range(cells):
                     fill_row(out, base + i * C, width)
-            # Unsigned numbers: negative indices are out of range too, and numba wraps none around.
-            if C == 1 and add:
-                for o in range(n * outputs, n * outputs + outputs):
-                    at = np.uint64(indices[o])
-                    if at < size:
-                        out[np.uint64(base) + at] += values[o]
-                    elif indices[o] != -1:
-                        wrong[0] = 1
-                continue
-            if C == 1:
-                for o in range(n * outputs, n * outputs + outputs):
-                    at = np.uint64(indices[o])
-                    if at < size:
-                        out[np.uint64(base) + at] = values[o]
-                    else:
-                        wrong[0] = 1
-                continue
             for o in range(outputs):
                 source = (n * outputs + o) * C + first
                 for c in range(width):
