@@ -173,12 +173,13 @@ def test_windows_of_nothing_but_padding():
     assert grad.tolist() == [[[[1, 1], [1, 1]]]]
 
 
-@pytest.mark.parametrize("padding", [((5, 5), (0, 3)), ((0, 9), (4, 4))])
-def test_gradients_of_windows_far_in_the_padding(padding):
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("padding", [0, 1, ((5, 5), (0, 3)), ((0, 9), (4, 4)), ((0, 2), (1, 2))])
+def test_gradients_of_windows_in_the_padding(padding, stride):
     x = integers(np.random.default_rng(0), (3, 20, 4, 5), "float32")
     for given in (x, last(x)):
-        maxima, indices = fastconv.max_pool2d(given, 2, 1, padding, return_indices=True)
-        grad = fastconv.max_pool2d_backward(np.ones_like(maxima), given, 2, 1, padding, indices=indices)
+        maxima, indices = fastconv.max_pool2d(given, 2, stride, padding, return_indices=True)
+        grad = fastconv.max_pool2d_backward(np.ones_like(maxima), given, 2, stride, padding, indices=indices)
         expected = np.zeros((60, 20), np.float32)
         plane, o = np.nonzero(indices.reshape(60, -1) >= 0)
         np.add.at(expected, (plane, indices.reshape(60, -1)[plane, o]), 1)

@@ -14,7 +14,7 @@ from fastconv.cpu.rows import _Row
 from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64
 
 
-def _matching(dtype: str) -> Callable[[Any, Sequence[Any]], None]:
+def _matching(dtype: str, fresh: bool) -> Callable[[Any, Sequence[Any]], None]:
     def emit(b: Any, args: Sequence[Any]) -> None:
         e = Emitter(b, dtype)
         values, indices, dst, table, scale, count, base, n, lost = args
@@ -39,8 +39,11 @@ def _matching(dtype: str) -> Callable[[Any, Sequence[Any]], None]:
                 tap = whole.splat(b.trunc(rank, narrow.element) if e.itemsize < 8 else rank)
                 for row, value, place, waiting in zip(block, given, places, open_lanes, strict=False):
                     mine = b.icmp_signed("==", b.load(place), tap)
-                    old = row.load(here)
-                    row.store(b.select(mine, e.add(old, b.load(value)), old), here)
+                    if fresh:
+                        row.store(b.select(mine, b.load(value), e.constant(0)), here)
+                    else:
+                        old = row.load(here)
+                        row.store(b.select(mine, e.add(old, b.load(value)), old), here)
                     b.store(b.select(mine, whole.constant(0), b.load(waiting)), waiting)
             for row, waiting in zip(block, open_lanes, strict=False):
                 left = b.icmp_signed("!=", b.load(waiting), whole.constant(0))
@@ -54,29 +57,38 @@ def _matching(dtype: str) -> Callable[[Any, Sequence[Any]], None]:
     return emit
 
 
-@intrinsic
-def send_row(
-    typingctx: Any, values: Any, indices: Any, s0: Any, dst: Any, d0: Any, table: Any, t0: Any, scale: Any, count: Any,
-    base: Any, n: Any,
-) -> Any:  # fmt: skip
-    """dst[d0 + table[t0 + t]*scale + i] += values[s0 + i] for the t with base + table[t0 + t] = indices[s0 + i], i < n.
+def _sender(fresh: bool) -> Any:
+    @intrinsic
+    def send(
+        typingctx: Any, values: Any, indices: Any, s0: Any, dst: Any, d0: Any, table: Any, t0: Any, scale: Any,
+        count: Any, base: Any, n: Any,
+    ) -> Any:  # fmt: skip
+        dtype, size = element_dtype(values, dst), types.int64
+        name = f"fastconv_{'place' if fresh else 'send'}_{dtype}"
 
-    Returns whether some element found no such t.
-    """
-    dtype, size = element_dtype(values, dst), types.int64
+        def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+            _, _, s0, _, d0, _, t0, scale, count, base, n = a
+            lost = cgutils.alloca_once(b, I64)
+            b.store(i64(0), lost)
+            given = [
+                array_pointer(context, b, sig.args[0], a[0], s0),
+                array_pointer(context, b, sig.args[1], a[1], s0),
+                array_pointer(context, b, sig.args[3], a[3], d0),
+                array_pointer(context, b, sig.args[5], a[5], t0),
+                scale, count, base, n, lost,
+            ]  # fmt: skip
+            b.call(function_of(b.module, name, [v.type for v in given], _matching(dtype, fresh)), given)
+            return b.load(lost)
 
-    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
-        _, _, s0, _, d0, _, t0, scale, count, base, n = a
-        lost = cgutils.alloca_once(b, I64)
-        b.store(i64(0), lost)
-        given = [
-            array_pointer(context, b, sig.args[0], a[0], s0),
-            array_pointer(context, b, sig.args[1], a[1], s0),
-            array_pointer(context, b, sig.args[3], a[3], d0),
-            array_pointer(context, b, sig.args[5], a[5], t0),
-            scale, count, base, n, lost,
-        ]  # fmt: skip
-        b.call(function_of(b.module, f"fastconv_send_{dtype}", [v.type for v in given], _matching(dtype)), given)
-        return b.load(lost)
+        return types.int64(values, indices, size, dst, size, table, size, size, size, size, size), codegen
 
-    return types.int64(values, indices, size, dst, size, table, size, size, size, size, size), codegen
+    return send
+
+
+#: send_row(values, indices, s0, dst, d0, table, t0, scale, count, base, n):
+#: dst[d0 + table[t0 + t]*scale + i] += values[s0 + i] for the t with base + table[t0 + t] = indices[s0 + i], i < n.
+#: Returns whether some element found no such t.
+send_row = _sender(fresh=False)
+
+#: The same where nothing was sent before: = in place of +=, and 0 for every other t.
+place_row = _sender(fresh=True)

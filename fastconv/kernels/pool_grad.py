@@ -19,7 +19,7 @@ import numpy as np
 from fastconv.cpu import isa, workspace
 from fastconv.cpu import threads as pool
 from fastconv.cpu.jit import inline, kernel
-from fastconv.cpu.match import send_row
+from fastconv.cpu.match import place_row, send_row
 from fastconv.cpu.reduce import SUM, divide_row, interleave_rows, reduce_rows, splat_row
 from fastconv.cpu.rows import copy_row, fill_row
 from fastconv.cpu.simd import claim, unpack
@@ -101,15 +101,19 @@ def _scatter(thread, counter, tasks, geometry, wrong, indices, values, out):
 @lru_cache(maxsize=1024)
 def send_plan(spec: PoolSpec, threads: int) -> Plan:
     """The gradient of maxima over the spec's windows, channels last."""
-    ID, IH, IW, OD, OH, OW, KD, KH, KW, _, _, _, dd, dh, dw = spec.three[:15]
+    ID, IH, IW, OD, OH, OW, KD, KH, KW, sd, sh, sw, dd, dh, dw, pd, ph, pw = spec.three[:18]
+    # Windows that lie side by side and leave no cell out write every cell once: none needs to be cleared.
+    tiled = (sd, sh, sw, dd, dh, dw) == (KD, KH, KW, 1, 1, 1) and (
+        OD * KD - pd >= ID and OH * KH - ph >= IH and OW * KW - pw >= IW
+    )
     W, taps = isa.width(spec.dtype), KD * KH * KW
-    width = CHANNELS
+    width = 8 * CHANNELS if tiled else CHANNELS
     while width > W and spec.N * -(-spec.C // width) < threads:  # fewer channels at a time, for all threads
         width //= 2
     cycles = (OD * OH * OW * (20 + 1.5 * taps * width / W)) + ID * IH * IW * 8
     step, tasks, threads = tasks_of(spec.N * -(-spec.C // width), cycles, threads)
     full = np.add.outer(np.add.outer(np.arange(KD) * dd * IH, np.arange(KH) * dh) * IW, np.arange(KW) * dw).reshape(-1)
-    geometry = np.array([spec.N, spec.C, *spec.three[:18], step, width], np.int64)
+    geometry = np.array([spec.N, spec.C, *spec.three[:18], step, width, tiled], np.int64)
     return Plan(
         _send, geometry, full.astype(np.int64), divisor_constants(spec.dtype, 1), tasks, threads, W,
         workspace.aligned(taps, 8), spec.dtype,
@@ -128,8 +132,8 @@ def send(how: Plan, values: np.ndarray, indices: np.ndarray, out: np.ndarray) ->
 def _send(thread, counter, tasks, geometry, tables, lists, wrong, indices, values, out):
     """A task is some channels of an image: lanes are channels, and no other task writes to them."""
     (
-        images, C, ID, IH, IW, OD, OH, OW, KD, KH, KW, sd, sh, sw, dd, dh, dw, pd, ph, pw, step, width,
-    ) = unpack(geometry, 22)  # fmt: skip
+        images, C, ID, IH, IW, OD, OH, OW, KD, KH, KW, sd, sh, sw, dd, dh, dw, pd, ph, pw, step, width, tiled,
+    ) = unpack(geometry, 23)  # fmt: skip
     mine, parts = thread * ((tables.size + 7) // 8 * 8), (C + width - 1) // width
     while True:
         task = claim(counter)
@@ -146,6 +150,8 @@ def _send(thread, counter, tasks, geometry, tables, lists, wrong, indices, value
                     needed = (n * ID + d0 + (nd - 1) * dd) * IH + h0 + (nh - 1) * dh + 1
                     if (od == OD - 1 and oh == OH - 1) or needed > (n + 1) * ID * IH:  # of padding alone: beyond it
                         needed = (n + 1) * ID * IH
+                    if tiled:
+                        needed = 0
                     if lanes == C:
                         fill_row(out, ready * C, max(needed * IW - ready, 0) * C)
                     else:
@@ -157,7 +163,9 @@ def _send(thread, counter, tasks, geometry, tables, lists, wrong, indices, value
                         count, cell = nd * nh * nw, (d0 * IH + h0) * IW + w0
                         source = (((n * OD + od) * OH + oh) * OW + ow) * C + first
                         target = (n * ID * IH * IW + cell) * C + first
-                        if count == tables.size:
+                        if tiled and count == tables.size:
+                            lost = place_row(values, indices, source, out, target, tables, 0, C, count, cell, lanes)
+                        elif count == tables.size:
                             lost = send_row(values, indices, source, out, target, tables, 0, C, count, cell, lanes)
                         else:
                             at = mine
@@ -166,7 +174,14 @@ def _send(thread, counter, tasks, geometry, tables, lists, wrong, indices, value
                                     for c in range(nw):
                                         lists[at] = (a * dd * IH + b * dh) * IW + c * dw
                                         at += 1
-                            lost = send_row(values, indices, source, out, target, lists, mine, C, count, cell, lanes)
+                            if tiled:
+                                lost = place_row(
+                                    values, indices, source, out, target, lists, mine, C, count, cell, lanes
+                                )  # fmt: skip
+                            else:
+                                lost = send_row(
+                                    values, indices, source, out, target, lists, mine, C, count, cell, lanes
+                                )  # fmt: skip
                         if lost:
                             wrong[0] = 1
 
