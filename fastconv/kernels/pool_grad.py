@@ -29,7 +29,8 @@ from fastconv.pool_spec import PoolSpec
 
 # ---- maxima -------------------------------------------------------------------------------------------------------
 
-CHANNELS = 64  # of a task, channels last
+CHANNELS = 64  # of a task, channels last, where cells are written by index
+LANES = 512  # of a task, where every cell of a window is compared with the index
 CLEARED = 512  # cells cleared at a time, channels first
 
 
@@ -107,7 +108,7 @@ def send_plan(spec: PoolSpec, threads: int) -> Plan:
         OD * KD - pd >= ID and OH * KH - ph >= IH and OW * KW - pw >= IW
     )
     W, taps = isa.width(spec.dtype), KD * KH * KW
-    width = 8 * CHANNELS if tiled else CHANNELS
+    width = LANES
     while width > W and spec.N * -(-spec.C // width) < threads:  # fewer channels at a time, for all threads
         width //= 2
     cycles = (OD * OH * OW * (20 + 1.5 * taps * width / W)) + ID * IH * IW * 8
