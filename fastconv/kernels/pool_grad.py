@@ -29,9 +29,16 @@ from fastconv.pool_spec import PoolSpec
 
 # ---- maxima -------------------------------------------------------------------------------------------------------
 
-CHANNELS = 64  # of a task, channels last, where cells are written by index
-LANES = 512  # of a task, where every cell of a window is compared with the index
+LANES = 512  # channels of a task, channels last
 CLEARED = 512  # cells cleared at a time, channels first
+
+
+def lanes_of(images: int, C: int, threads: int) -> int:
+    """Channels of a task, channels last: long rows, but something for all threads to do."""
+    lanes = LANES
+    while lanes > 16 and images * -(-C // lanes) < threads:
+        lanes //= 2
+    return lanes
 
 
 def scatter(
@@ -43,10 +50,10 @@ def scatter(
     `C` is 1 for channels first, else `planes` are images. An index of -1 adds nothing. Returns whether all indices were
     in range; the others are left out.
     """
-    blocks = planes * -(-C // CHANNELS)
-    cycles = (2.5 * outputs + 0.3 * cells) * min(C, CHANNELS)
-    step, tasks, threads = tasks_of(blocks, cycles, threads)
-    geometry = np.array([planes, C, outputs, cells, step, add], np.int64)
+    lanes = lanes_of(planes, C, threads)
+    cycles = (2.5 * outputs + 0.3 * cells) * min(C, lanes)
+    step, tasks, threads = tasks_of(planes * -(-C // lanes), cycles, threads)
+    geometry = np.array([planes, C, outputs, cells, step, add, lanes], np.int64)
     wrong = np.zeros(1, np.int64)
     pool.run(_scatter, tasks, (geometry, wrong, indices, values, out), threads)
     return not wrong[0]
@@ -55,15 +62,15 @@ def scatter(
 @kernel
 def _scatter(thread, counter, tasks, geometry, wrong, indices, values, out):
     """A task is some planes, or some channels of an image."""
-    planes, C, outputs, cells, step, add = unpack(geometry, 6)
-    parts = (C + CHANNELS - 1) // CHANNELS
+    planes, C, outputs, cells, step, add, lanes = unpack(geometry, 7)
+    parts = (C + lanes - 1) // lanes
     while True:
         task = claim(counter)
         if task >= tasks:
             break
         for block in range(task * step, min(planes * parts, task * step + step)):
             n, part = divmod(block, parts)
-            first, width = part * CHANNELS, min(CHANNELS, C - part * CHANNELS)
+            first, width = part * lanes, min(lanes, C - part * lanes)
             base, size = n * cells * C + first, np.uint64(cells)
             # Unsigned numbers: negative indices are out of range too, and numba wraps none around.
             if C == 1:
@@ -108,9 +115,7 @@ def send_plan(spec: PoolSpec, threads: int) -> Plan:
         OD * KD - pd >= ID and OH * KH - ph >= IH and OW * KW - pw >= IW
     )
     W, taps = isa.width(spec.dtype), KD * KH * KW
-    width = LANES
-    while width > W and spec.N * -(-spec.C // width) < threads:  # fewer channels at a time, for all threads
-        width //= 2
+    width = lanes_of(spec.N, spec.C, threads)
     cycles = (OD * OH * OW * (20 + 1.5 * taps * width / W)) + ID * IH * IW * 8
     step, tasks, threads = tasks_of(spec.N * -(-spec.C // width), cycles, threads)
     full = np.add.outer(np.add.outer(np.arange(KD) * dd * IH, np.arange(KH) * dh) * IW, np.arange(KW) * dw).reshape(-1)
