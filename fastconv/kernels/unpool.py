@@ -9,12 +9,12 @@ from fastconv.cpu import workspace
 from fastconv.cpu.jit import kernel
 from fastconv.cpu.simd import claim, unpack
 from fastconv.kernels.pool import tasks_of
+from fastconv.kernels.pool_grad import lanes_of
 
 #: What is picked from a window: the largest cell, one drawn with the cells' values as odds, or their mean under these.
 LARGEST, DRAWN, EXPECTED = range(3)
 
 
-CHANNELS = 64  # of a task, channels last
 MARKS = 4 << 20  # bytes of a task's marks, where not even one channel's take more
 
 
@@ -25,7 +25,7 @@ def collect(
 
     `C` is 1 for channels first, else `planes` are images. Returns whether all indices were in range.
     """
-    width = max(1, min(C, CHANNELS, MARKS // cells))
+    width = max(1, min(C, lanes_of(planes, C, threads), MARKS // cells))
     step, tasks, threads = tasks_of(planes * -(-C // width), (4.0 * outputs + 0.1 * cells) * width, threads)
     size = workspace.aligned(cells * width, 1)
     wrong = np.zeros(1, np.int64)
