@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layer_checks import assert_gradient
+from layer_checks import assert_gradient, channels_last
 
 import fastconv
 from fastconv import nn
@@ -22,15 +22,36 @@ LAYERS = [
     (lambda: nn.MaxPool2d(2), (2, 3, 6, 6)),
     (lambda: nn.MaxPool1d(3, 2, 1), (2, 3, 9)),
     (lambda: nn.AvgPool2d(3, 2, 1), (2, 3, 7, 7)),
+    (lambda: nn.Conv2d(2, 3, 3, padding=2, padding_mode="reflect", **F64), (1, 2, 5, 6)),
+    (lambda: nn.LocallyConnected1d(2, 3, 6, 3, **F64), (2, 2, 6)),
+    (lambda: nn.LocallyConnected3d(1, 2, (3, 4, 3), 2, **F64), (1, 1, 3, 4, 3)),
+    (lambda: nn.MaxPool3d(2), (1, 2, 4, 4, 5)),
+    (lambda: nn.AvgPool1d(3, 2, 1), (2, 3, 9)),
+    (lambda: nn.AvgPool3d(2, ceil_mode=True), (1, 2, 4, 5, 4)),
+    (lambda: nn.LPPool1d(3, 2), (2, 3, 8)),
     (lambda: nn.LPPool2d(2, 2), (2, 3, 6, 6)),
+    (lambda: nn.LPPool3d(2, 2), (1, 2, 4, 4, 4)),
+    (lambda: nn.AdaptiveAvgPool1d(3), (2, 3, 7)),
+    (lambda: nn.AdaptiveAvgPool3d(2), (1, 2, 3, 4, 5)),
+    (lambda: nn.AdaptiveMaxPool1d(3), (2, 3, 7)),
+    (lambda: nn.AdaptiveMaxPool3d(2), (1, 2, 3, 4, 5)),
     (lambda: nn.AdaptiveAvgPool2d((2, 3)), (2, 3, 7, 8)),
     (lambda: nn.AdaptiveMaxPool2d(2), (2, 3, 7, 8)),
     (lambda: nn.NearestUnpool2d(2), (2, 3, 4, 5)),
     (lambda: nn.BedOfNailsUnpool2d(2), (2, 3, 4, 5)),
     (lambda: nn.AvgUnpool2d(2), (2, 3, 4, 5)),
+    (lambda: nn.NearestUnpool1d(3), (2, 3, 4)),
+    (lambda: nn.NearestUnpool3d((1, 2, 3)), (1, 2, 2, 3, 2)),
+    (lambda: nn.BedOfNailsUnpool1d(2), (2, 3, 4)),
+    (lambda: nn.BedOfNailsUnpool3d(2), (1, 2, 2, 3, 2)),
+    (lambda: nn.AvgUnpool1d(2), (2, 3, 4)),
+    (lambda: nn.AvgUnpool3d(2), (1, 2, 2, 3, 2)),
     (lambda: nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), (2, 3, 4, 5)),
     (lambda: nn.BatchNorm2d(3, **F64), (4, 3, 5, 5)),
     (lambda: nn.BatchNorm1d(6, **F64), (8, 6)),
+    (lambda: nn.BatchNorm3d(2, **F64), (2, 2, 3, 2, 3)),
+    (lambda: nn.InstanceNorm1d(3, affine=True, **F64), (2, 3, 6)),
+    (lambda: nn.InstanceNorm3d(2, **F64), (2, 2, 3, 2, 3)),
     (lambda: nn.GroupNorm(2, 4, **F64), (2, 4, 5, 5)),
     (lambda: nn.InstanceNorm2d(3, affine=True, **F64), (2, 3, 5, 5)),
     (lambda: nn.LayerNorm((3, 5), **F64), (4, 3, 5)),
@@ -211,6 +232,40 @@ def test_summary():
     assert table.rows[0].algorithm == plan.algorithm
     assert "760" in str(table)
     assert net.training
+
+
+def test_losses():
+    random = np.random.default_rng(0)
+    prediction, target = random.standard_normal((4, 3)), random.standard_normal((4, 3))
+    squares = nn.MSELoss()
+    assert squares(prediction, target) == pytest.approx(((prediction - target) ** 2).mean())
+    assert_gradient(lambda: squares(prediction, target), prediction, squares.backward())
+    entropy = nn.CrossEntropyLoss(weight=[1.0, 2.0, 0.5])
+    entropy(prediction, [0, 2, 1, 1])
+    gradient = entropy.backward()
+    assert_gradient(lambda: entropy(prediction, [0, 2, 1, 1]), prediction, gradient)
+    with pytest.raises(ValueError, match="target must have the shape of prediction"):
+        squares(prediction, target[:2])
+    with pytest.raises(RuntimeError, match="needs a loss"):
+        nn.MSELoss().backward()
+
+
+def test_memory_order_goes_through_a_network():
+    """Channels-last images stay so from layer to layer, and give the same results."""
+    nn.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, **F64), nn.BatchNorm2d(4, **F64), nn.ReLU(), nn.MaxPool2d(2),
+        nn.GroupNorm(2, 4, **F64), nn.AvgPool2d(2), nn.NearestUnpool2d(2), nn.Conv2d(4, 2, 1, **F64),
+    )  # fmt: skip
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8))
+    first = net(x)
+    grad_first = net.backward(np.cos(first))
+    last = net(channels_last(x))
+    grad_last = net.backward(np.cos(last))
+    assert np.moveaxis(last, 1, -1).flags.c_contiguous
+    assert np.moveaxis(grad_last, 1, -1).flags.c_contiguous
+    np.testing.assert_allclose(last, first, atol=1e-12)
+    np.testing.assert_allclose(grad_last, grad_first, atol=1e-12)
 
 
 def test_errors():
