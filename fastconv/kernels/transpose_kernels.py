@@ -46,22 +46,25 @@ def interleave(  # type: ignore[no-untyped-def]
     channels_last, rows, per_task, C, D, H, W, sd, sh, sw, _, nh, nw = unpack(geometry, GEOMETRY)
     unit = C if channels_last else 1
     zeros = parts.size - W  # a row of zeros ends the array
+    each, more = divmod(W, sw)
     while True:
         task = claim(counter)
         if task >= tasks:
             break
-        for row in range(task * per_task, min(rows, task * per_task + per_task)):
-            n, c, d, h = _locate(row, channels_last, C, D, H)
+        begin_row = task * per_task
+        n, c, d, h = _locate(begin_row, channels_last, C, D, H)
+        (cell_d, phase_d), (cell_h, phase_h) = divmod(d, sd), divmod(h, sh)
+        for row in range(begin_row, min(rows, begin_row + per_task)):
             o0 = row * W * unit
             even = zeros
-            first = ((d % sd) * nh + h % sh) * nw
+            first = (phase_d * nh + phase_h) * nw
+            image = n if channels_last else n * C + c
             for e in range(nw):
                 at = (first + e) * PHASE
                 begin, PD, PH, PW = phases[at], phases[at + 1], phases[at + 2], phases[at + 3]
-                count = (W - e + sw - 1) // sw
-                source = n if channels_last else n * C + c
-                source = (source * PD + d // sd + phases[at + 4]) * PH + h // sh + phases[at + 5]
-                source = begin + (source * PW + phases[at + 6]) * unit
+                count = each + (1 if e < more else 0)
+                source = ((image * PD + cell_d + phases[at + 4]) * PH + cell_h + phases[at + 5]) * PW + phases[at + 6]
+                source = begin + source * unit
                 if sw == 1 and begin >= 0:
                     copy_row(parts, source, out, o0, count * unit)
                 elif sw == 1:
@@ -76,13 +79,28 @@ def interleave(  # type: ignore[no-untyped-def]
                     even = source if begin >= 0 else zeros
                 elif sw == 2 and nw == 2:
                     odd = source if begin >= 0 else zeros
-                    merge_rows(parts, even, odd, out, o0, W // 2)
-                    if W % 2:
-                        out[o0 + W - 1] = parts[even + W // 2]
+                    if even == zeros and odd == zeros:
+                        fill_row(out, o0, W)
+                    else:
+                        merge_rows(parts, even, odd, out, o0, W // 2)
+                        if W % 2:
+                            out[o0 + W - 1] = parts[even + W // 2]
                 else:
                     for m in range(count):
                         out[o0 + e + m * sw] = parts[source + m] if begin >= 0 else out.dtype.type(0)
             _finish(channels_last, C, c, W, out, o0, bias, residual, constants)
+            # The next row, without divisions: they take longer than a short row.
+            h, phase_h = h + 1, phase_h + 1
+            if phase_h == sh:
+                cell_h, phase_h = cell_h + 1, 0
+            if h == H:
+                d, phase_d, h, cell_h, phase_h = d + 1, phase_d + 1, 0, 0, 0
+                if phase_d == sd:
+                    cell_d, phase_d = cell_d + 1, 0
+                if d == D:
+                    d, cell_d, phase_d, c = 0, 0, 0, c + 1
+                    if channels_last or c == C:
+                        n, c = n + 1, 0
 
 
 @kernel
