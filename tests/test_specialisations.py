@@ -17,29 +17,18 @@ from fastconv.cpu import jit
 
 TESTS = Path(__file__).parent
 
-#: Kernels that `kernel_calls.py` compiles for one dtype: once each, but for
-EXPECTED = {
-    "depthwise._planes": 1,
-    "direct_kernels.channels": 1,
-    "direct_kernels.pack_weights": 1,
-    "direct_kernels.pixels": 1,
-    "direct_taps.taps": 1,
+#: A kernel is compiled once for a dtype, but for these.
+EXCEPTIONS = {
     "fft_kernels._make_channelwise.locals.channelwise": 2,  # one for each memory order
     "fft_kernels._make_pointwise.locals.pointwise": 2,
-    "fft_kernels.transform_weights": 1,
-    "im2col.im2col": 1,
-    "reference._rows": 1,
-    "transpose_depthwise._planes": 1,
-    "transpose_kernels.interleave": 1,
-    "transpose_weights._exchange": 1,
-    "transpose_weights._exchange_packed": 1,
-    "weight_grad_dots_kernels.planes": 1,
-    "weight_grad_dots_kernels.total": 1,
-    "weight_grad_kernels.accumulate": 1,
-    "weight_grad_taps.taps": 1,
-    "winograd_kernels.transform_weights": 1,
-    "winograd_kernels.winograd": 1,
 }
+#: `kernel_calls.py` comes by these at least, and by so many kernels at most.
+HOME = {
+    "depthwise._planes", "direct_kernels.channels", "direct_kernels.pixels", "direct_taps.taps", "im2col.im2col",
+    "transpose_kernels.interleave", "weight_grad_dots_kernels.planes", "weight_grad_kernels.accumulate",
+    "winograd_kernels.winograd", *EXCEPTIONS,
+}  # fmt: skip
+KERNELS = 26
 #: The prange driver is compiled, in a fifth of a second, for each list of arrays that kernels take.
 DRIVER, DRIVERS = "threads._launch", 13
 
@@ -54,7 +43,9 @@ def test_every_kernel_is_compiled_as_often_as_documented(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found.pop(DRIVER) <= DRIVERS
-    assert found == EXPECTED
+    assert set(found) >= HOME
+    assert len(found) <= KERNELS
+    assert found == {name: EXCEPTIONS.get(name, 1) for name in found}
 
 
 def dispatchers():
