@@ -42,8 +42,8 @@ def _tile_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accum
 
 
 @kernel
-def _block(rows, cols, mr, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate):
-    gemm_block(rows, cols, mr, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate)
+def _block(rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate):
+    gemm_block(rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate)
 
 
 @kernel
@@ -124,7 +124,7 @@ def test_blocks_at_every_tail(dtype):
             for cols in {1, 2, W - 1, W, W + 1, 2 * W, 3 * W - 1, 3 * W, 4 * W, 5 * W, 5 * W + 1} - {0}:
                 padded = -(-cols // W) * W
                 C = np.full((rows + 1, 7 * W), 99, dtype)
-                _block(rows, cols, mr, A, 0, K, 1, B, 0, off, 0, K, C.reshape(-1), 0, 7 * W, False)
+                _block(rows, cols, mr, A, 0, K, B, 0, off, 0, K, C.reshape(-1), 0, 7 * W, False)
                 patches = np.stack([B[o : o + padded] for o in off])
                 want = A[: rows * K].reshape(rows, K) @ patches
                 np.testing.assert_array_equal(C[:rows, :padded], want, err_msg=f"mr={mr} {rows}x{cols}")

@@ -19,8 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from numba import njit
-from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.runtime.nrt import rtsys
 
@@ -121,21 +121,37 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return dispatcher
 
 
+class _Bitcode(JITCodeLibrary):  # type: ignore[misc]
+    """Code that only other code links: not optimised and never turned into machine code by itself."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+
 class _HelperCompiler(Compiler):  # type: ignore[misc]
-    """Leaves a helper unoptimised: it is optimised inside the kernel it is linked into, once instead of twice."""
+    """Leaves a helper as it is: it is optimised and finished inside the kernels it is linked into."""
 
     def _compile_core(self) -> Any:
-        codegen = self.state.targetctx.codegen()
-        saved = config.OPT, codegen._opt_level
-        config.OPT = codegen._opt_level = config._OptLevel("0")  # under numba's global compiler lock
-        try:
-            return super()._compile_core()
-        finally:
-            config.OPT, codegen._opt_level = saved
+        target = self.state.targetctx
+        self.state.library = _Bitcode(target.codegen(), self.state.func_id.func_qualname)
+        # What Python would call has to be some built-in function, another one for each helper; nobody calls it.
+        self.state.targetctx = target.subtarget(get_executable=lambda library, fndesc, env: [library].append)
+        return super()._compile_core()
 
 
 def inline(function: Callable[..., Any]) -> Any:
     """A helper that only other kernels call: compiled into them, with no cache, wrappers or code of its own."""
     return njit(
         **_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True, pipeline_class=_HelperCompiler
+    )(function)
+
+
+def outlined(function: Callable[..., Any]) -> Any:
+    """As `inline`, but for what is large and used at several places: there once in a kernel, and called."""
+    return njit(
+        **_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=False, pipeline_class=_HelperCompiler
     )(function)

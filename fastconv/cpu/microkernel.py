@@ -232,7 +232,7 @@ def widest_tile(typingctx: Any, mr: Any) -> Any:
 
 
 @inline
-def gemm_block(rows, cols, mr, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate):  # type: ignore[no-untyped-def]
+def gemm_block(rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate):  # type: ignore[no-untyped-def]
     """The microkernel over `rows` x `cols`, in tiles of `mr` rows; `cols` is rounded up to whole vectors.
 
     B must be readable, and C writable, up to the rounded end of every row.
@@ -251,7 +251,7 @@ def gemm_block(rows, cols, mr, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_
             if most < left < most + 2:
                 nv = (left + 1) // 2  # two middling tiles run faster than a full one and a sliver
             microkernel(
-                mr, nv, A, a0 + i * a_row, a_row, a_col, B, b0 + j * W, off, k0, K, C, c0 + i * c_row + j * W, c_row,
+                mr, nv, A, a0 + i * a_row, a_row, 1, B, b0 + j * W, off, k0, K, C, c0 + i * c_row + j * W, c_row,
                 accumulate,
             )  # fmt: skip
             j += nv

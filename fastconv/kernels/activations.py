@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastconv.cpu.jit import inline, kernel
+from fastconv.cpu.jit import inline, kernel, outlined
 from fastconv.cpu.simd import claim, unpack
 from fastconv.cpu.vectors import (
     at_most,
@@ -62,10 +62,16 @@ _elu_row = row_map(1, 1, _floating(_elu))
 @inline
 def activate_row(src, s0, dst, d0, n, constants):  # type: ignore[no-untyped-def]
     """dst[d0 + i] = f(src[s0 + i]), i < n; constants: code and parameters."""
-    code = int(constants[0])
-    if code == RELU:
+    if constants[0] == RELU:
         _relu_row(n, dst, d0, src, s0)
-    elif code == RELU6 or code == CLIP:
+    else:
+        _activate_row(src, s0, dst, d0, n, constants)
+
+
+@outlined
+def _activate_row(src, s0, dst, d0, n, constants):  # type: ignore[no-untyped-def]
+    code = int(constants[0])
+    if code == RELU6 or code == CLIP:
         low, high = constants[1], constants[2]
         if code == RELU6:
             low, high = dst.dtype.type(0), dst.dtype.type(6)

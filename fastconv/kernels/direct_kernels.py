@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastconv.cpu.jit import inline, kernel
+from fastconv.cpu.jit import inline, kernel, outlined
 from fastconv.cpu.microkernel import gemm_block, gemm_channels
 from fastconv.cpu.rows import fill_row
 from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
@@ -11,6 +11,8 @@ from fastconv.kernels.epilogue import bias_of, store_channels, store_row
 from fastconv.kernels.input_tile import TILE_FIELDS, cut_tile
 
 _ALL = TILE_FIELDS + FIELDS
+
+_gemm = outlined(gemm_block.py_func)  # at three places
 
 
 @inline
@@ -64,10 +66,10 @@ def _gemm_to_output(  # type: ignore[no-untyped-def]
     while k < K:
         depth, later = _chain(k, K, taps, KC), k > 0
         if whole:
-            gemm_block(rows, whole, mr, A, a0 + k, K, 1, B, b0, tables, off + k, depth, out, o0, plane, later)
+            _gemm(rows, whole, mr, A, a0 + k, K, B, b0, tables, off + k, depth, out, o0, plane, later)
         if whole < P:
-            gemm_block(
-                rows, P - whole, mr, A, a0 + k, K, 1, B, b0 + whole, tables, off + k, depth, scratch, sums, c_row, later
+            _gemm(
+                rows, P - whole, mr, A, a0 + k, K, B, b0 + whole, tables, off + k, depth, scratch, sums, c_row, later
             )
         k += depth
     for r in range(rows):
@@ -139,8 +141,8 @@ def pixels(  # type: ignore[no-untyped-def]
                 k = 0
                 while k < channels * taps:  # 3. a chain of terms
                     depth = _chain(k, channels * taps, taps, KC)
-                    gemm_block(
-                        rows, P, mr, weight, (g * OC + oc) * K + c * taps + k, K, 1, B, b0, tables, off + k, depth,
+                    _gemm(
+                        rows, P, mr, weight, (g * OC + oc) * K + c * taps + k, K, B, b0, tables, off + k, depth,
                         scratch, c0, c_row, k > 0 or c > 0,
                     )  # fmt: skip
                     k += depth
