@@ -68,9 +68,7 @@ def _gemm_to_output(  # type: ignore[no-untyped-def]
         if whole:
             _gemm(rows, whole, mr, A, a0 + k, K, B, b0, tables, off + k, depth, out, o0, plane, later)
         if whole < P:
-            _gemm(
-                rows, P - whole, mr, A, a0 + k, K, B, b0 + whole, tables, off + k, depth, scratch, sums, c_row, later
-            )
+            _gemm(rows, P - whole, mr, A, a0 + k, K, B, b0 + whole, tables, off + k, depth, scratch, sums, c_row, later)
         k += depth
     for r in range(rows):
         dst, value = o0 + r * plane, bias_of(bias, oc + r)
