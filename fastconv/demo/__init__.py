@@ -39,6 +39,7 @@ def run(image: str, out: Path, size: int) -> int:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     from fastconv.demo.measure import measure_all
+    from fastconv.demo.ready import compile_all
     from fastconv.demo.table import console, table
     from fastconv.plan import calibrate
 
@@ -54,6 +55,7 @@ def run(image: str, out: Path, size: int) -> int:
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task("measuring this machine's peaks", total=1.0)
         calibrate.machine(measure=True)
+        compile_all(filters + layers, lambda name: progress.update(task, description=f"compiling {name}"))
         results = measure_all(
             pixels, filters, layers, lambda text, done: progress.update(task, description=text, completed=done)
         )
