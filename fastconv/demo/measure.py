@@ -21,7 +21,7 @@ NORMWISE = {"fft", "winograd", "winograd_fast"}
 ACCURACY = "fast"  # lets every algorithm in; each is still held to its own bound
 
 # Calls of one algorithm on one problem: until the first limit of seconds, but three calls until the second.
-REPEATS, BUDGET, PATIENCE = 15, 0.1, 0.5
+REPEATS, BUDGET, PATIENCE = 10, 0.03, 0.5
 
 
 @dataclass(frozen=True)
