@@ -53,9 +53,10 @@ def run(image: str, out: Path, size: int) -> int:
     )
     screen = console(stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task("measuring this machine's peaks", total=1.0)
-        calibrate.machine(measure=True)
+        task = progress.add_task("compiling", total=1.0)
         compile_all(filters + layers, lambda name: progress.update(task, description=f"compiling {name}"))
+        progress.update(task, description="measuring this machine's peaks")
+        calibrate.machine(measure=True)
         results = measure_all(
             pixels, filters, layers, lambda text, done: progress.update(task, description=text, completed=done)
         )
