@@ -187,6 +187,14 @@ class PoolSpec:
             k == size and d == 1 for k, size, d in zip(self.kernel, self.input, self.dilation, strict=True)
         )
 
+    @cached_property
+    def is_tiled(self) -> bool:
+        """Whether no cell lies in two windows, and they leave none out in between."""
+        return all(
+            d == 1 and (s == k or n == 1)
+            for k, s, d, n in zip(self.kernel, self.stride, self.dilation, self.output, strict=True)
+        )
+
     def taps(self, axis: int, o: int, with_padding: bool = False) -> int:
         """Taps of window `o` along an axis that lie in the input, or in the input and its padding."""
         (lo, hi), d, size = self.padding[axis], self.dilation[axis], self.input[axis]

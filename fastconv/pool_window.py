@@ -13,15 +13,12 @@ import numpy as np
 from fastconv import arrays
 from fastconv.cpu.reduce import MAX, SQUARES, SUM
 from fastconv.cpu.threads import get_num_threads
+from fastconv.kernels import blocks, pool_grad
 from fastconv.kernels import pool as kernels
-from fastconv.kernels import pool_grad
 from fastconv.pool_call import FLOATS, NUMBERS, Frame, bound
 from fastconv.pool_spec import PoolSpec, check_bool
 
 Call = Callable[..., Any]
-
-#: Cells of a window up to which each is compared with the index of the maximum, rather than written to by index.
-MOST_TAPS = 32
 
 
 def spec_of(frame: Frame, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any) -> PoolSpec:
@@ -92,23 +89,41 @@ def max_pool(ndim: int, x: Any, *options: Any, out: Any) -> Any:
     return bound(_build_max, ndim, x, *options)(x, out)
 
 
-def scatter_call(frame: Frame, outputs: tuple[int, ...], cells: tuple[int, ...], add: bool = True) -> Call:
-    """The call that puts values (flat, of spatial sizes `outputs`) where indices say in planes of sizes `cells`."""
+def send_plan(spec: PoolSpec) -> kernels.Plan | None:
+    """How values are sent to cells of their own windows, if there is a better way than one by one."""
+    if prod(spec.kernel) > blocks.MOST_TAPS or prod(spec.input) >= 2**31:
+        return None
+    return (pool_grad.send_plan if spec.channels_last else blocks.place_plan)(spec, get_num_threads())
+
+
+def scatter_call(
+    frame: Frame, outputs: tuple[int, ...], cells: tuple[int, ...], plan: kernels.Plan | None = None, add: bool = True
+) -> Call:
+    """The call that puts values (flat, of spatial sizes `outputs`) where indices say in planes of sizes `cells`.
+
+    `plan` is for values that stay in their windows; where one does not, or without it, they go one by one.
+    """
     planes, lanes = (frame.N, frame.C) if frame.channels_last else (frame.N * frame.C, 1)
     count, size = prod(outputs), prod(cells)
 
     def call(values: np.ndarray, places: np.ndarray) -> np.ndarray:
         result = frame.empty(cells)
-        if not pool_grad.scatter(
-            planes, lanes, count, size, values, places, result.reshape(-1), add, get_num_threads()
+        flat = result.reshape(-1)
+        if not (plan is not None and pool_grad.match(plan, values, places, flat)) and not pool_grad.scatter(
+            planes, lanes, count, size, values, places, flat, add, get_num_threads()
         ):
-            raise ValueError(
-                f"{frame.function}: indices must be places in a plane of {size} cells, got values from "
-                f"{places.min()} to {places.max()}"
-            )
+            raise out_of_range(frame, size, places)
         return frame.result(result)
 
     return call
+
+
+def out_of_range(frame: Frame, cells: int, places: np.ndarray) -> ValueError:
+    """What is wrong with indices that lie outside a plane of so many cells."""
+    return ValueError(
+        f"{frame.function}: indices must be places in a plane of {cells} cells, got values from "
+        f"{places.min()} to {places.max()}"
+    )
 
 
 def _build_max_backward(
@@ -116,16 +131,7 @@ def _build_max_backward(
 ) -> Call:  # fmt: skip
     frame = Frame(f"max_pool{ndim}d_backward", ndim, x, layout)
     spec = spec_of(frame, kernel_size, stride, padding, dilation, ceil_mode)
-    scatter = scatter_call(frame, spec.output, spec.input)
-    lanes = frame.channels_last and prod(spec.kernel) <= MOST_TAPS and prod(spec.input) < 2**31
-    plan = pool_grad.send_plan(spec, get_num_threads()) if lanes else None
-
-    def spread(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-        if plan is not None:
-            result = frame.empty(spec.input)
-            if pool_grad.send(plan, values, places, result.reshape(-1)):
-                return frame.result(result)
-        return scatter(values, places)
+    spread = scatter_call(frame, spec.output, spec.input, send_plan(spec))
 
     def call(grad: Any, x: np.ndarray, indices: Any) -> np.ndarray:
         values = frame.take("grad_output", grad, spec.output)

@@ -10,8 +10,10 @@ import numpy as np
 from fastconv import arrays, pool_window
 from fastconv.cpu.reduce import SUM
 from fastconv.cpu.threads import get_num_threads
+from fastconv.kernels import blocks
 from fastconv.kernels import pool as kernels
 from fastconv.kernels import unpool as scalar
+from fastconv.kernels.pool_grad import match
 from fastconv.kernels.resample import Axis
 from fastconv.pool_call import FLOATS, Frame, bound, plain
 from fastconv.pool_spec import PoolSpec
@@ -50,9 +52,25 @@ def _sizes(frame: Frame, kernel_size: Any, stride: Any, padding: Any, output_siz
 # ---- by index -------------------------------------------------------------------------------------------------------
 
 
+def _block_spec(frame: Frame, cells: tuple[int, ...], outputs: tuple[int, ...]) -> PoolSpec | None:
+    """The pool whose windows cut planes of `cells` into `outputs` blocks, if there is one.
+
+    An index in its own block is the only one there: nothing overlaps.
+    """
+    block = tuple(c // o for c, o in zip(cells, outputs, strict=True))
+    if 0 in block or any(c // k != o for c, k, o in zip(cells, block, outputs, strict=True)):
+        return None
+    return PoolSpec.make(
+        (frame.N, frame.C, *cells), block, dtype=frame.kernel.name, channels_last=frame.channels_last
+    )  # fmt: skip
+
+
 def _build_max_unpool(ndim: int, x: np.ndarray, options: tuple[Any, ...], layout: Any) -> pool_window.Call:
     frame = Frame(f"max_unpool{ndim}d", ndim, x, layout)
-    scatter = pool_window.scatter_call(frame, frame.sizes, _sizes(frame, *options), add=False)
+    sizes = _sizes(frame, *options)
+    spec = _block_spec(frame, sizes, frame.sizes)
+    plan = None if spec is None else pool_window.send_plan(spec)
+    scatter = pool_window.scatter_call(frame, frame.sizes, sizes, plan, add=False)
 
     def call(x: np.ndarray, indices: Any) -> np.ndarray:
         return scatter(frame.flat(x), frame.take("indices", indices, frame.sizes, np.int64))
@@ -66,17 +84,17 @@ def _build_max_unpool_backward(
     frame = Frame(f"max_unpool{ndim}d_backward", ndim, grad, layout, FLOATS, "grad_output")
     sizes = frame.parse_shape("indices.shape", indices_shape)
     planes, C = (frame.N, frame.C) if frame.channels_last else (frame.N * frame.C, 1)
-    cells = prod(frame.sizes)
+    cells, spec = prod(frame.sizes), _block_spec(frame, frame.sizes, sizes)
+    plan = None if spec is None else blocks.fetch_plan(spec, get_num_threads())
 
     def call(grad: np.ndarray, indices: Any) -> np.ndarray:
-        places, result = frame.take("indices", indices, sizes, np.int64), frame.empty(sizes)
-        if not scalar.collect(
-            planes, C, prod(sizes), cells, frame.flat(grad), places, result.reshape(-1), get_num_threads()
+        flat, places = frame.flat(grad), frame.take("indices", indices, sizes, np.int64)
+        result = frame.empty(sizes)
+        values = result.reshape(-1)
+        if not (plan is not None and match(plan, values, places, flat)) and not scalar.collect(
+            planes, C, prod(sizes), cells, flat, places, values, get_num_threads()
         ):
-            raise ValueError(
-                f"{frame.function}: indices must be places in a plane of {cells} cells, got values from "
-                f"{places.min()} to {places.max()}"
-            )
+            raise pool_window.out_of_range(frame, cells, places)
         return frame.result(result)
 
     return call

@@ -230,6 +230,9 @@ def unpools() -> None:
             indices = order(indices)
             y = call(f"max_unpool{ndim}d", x, indices, 2)
             call(f"max_unpool{ndim}d_backward", y, indices)
+            maxima, indices = call(f"max_pool{ndim}d", y, 2, return_indices=True)
+            call(f"max_unpool{ndim}d", maxima, indices, 2)
+            call(f"max_unpool{ndim}d_backward", y, indices)
             for mode in ("nearest", "nearest-exact", "area", ("linear", "bilinear", "trilinear")[ndim - 1]):
                 big = call("interpolate", x, (7, 11, 5)[:ndim], mode=mode)
                 call("interpolate_backward", big, shape, (7, 11, 5)[:ndim], mode=mode)

@@ -80,6 +80,30 @@ def test_indices_out_of_range(wrong, order):
         fastconv.max_unpool2d_backward(order(np.ones((1, 20, 4, 4))), order(indices))
 
 
+@pytest.mark.parametrize("order", [np.ascontiguousarray, last])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("shape", "kernel"),
+    [((2, 3, 66), 2), ((2, 5, 7, 46), (1, 2)), ((3, 17, 9, 80), (3, 2)), ((2, 3, 4, 6, 36), 2), ((2, 33, 9, 9), 3)],
+)
+def test_blocks(shape, kernel, dtype, order):
+    """Windows side by side are compared a vector at a time; an index that lies in another one is found all the same."""
+    ndim = len(shape) - 2
+    x = order(np.random.default_rng(0).standard_normal(shape).astype(dtype))
+    maxima, indices = by_ndim("max_pool", ndim)(x, kernel, return_indices=True)
+    cells = x.reshape(*shape[:2], -1)
+    for _ in range(2):
+        places = indices.reshape(*shape[:2], -1)
+        expected = np.zeros(cells.shape, dtype)
+        np.put_along_axis(expected, places, maxima.reshape(places.shape), 2)
+        found = by_ndim("max_unpool", ndim)(maxima, indices, kernel, output_size=shape)
+        np.testing.assert_array_equal(found, expected.reshape(shape))
+        found = getattr(fastconv, f"max_unpool{ndim}d_backward")(x, indices)
+        np.testing.assert_array_equal(found, np.take_along_axis(cells, places, 2).reshape(maxima.shape))
+        first, final = (-1, -1, *[0] * ndim), (-1, -1, *[-1] * ndim)
+        indices[first], indices[final] = indices[final], indices[first]
+
+
 def test_output_size():
     x = np.arange(25.0).reshape(1, 1, 5, 5)
     maxima, indices = fastconv.max_pool2d(x, 2, return_indices=True)

@@ -109,11 +109,9 @@ def _scatter(thread, counter, tasks, geometry, wrong, indices, values, out):
 @lru_cache(maxsize=1024)
 def send_plan(spec: PoolSpec, threads: int) -> Plan:
     """The gradient of maxima over the spec's windows, channels last."""
-    ID, IH, IW, OD, OH, OW, KD, KH, KW, sd, sh, sw, dd, dh, dw, pd, ph, pw = spec.three[:18]
+    ID, IH, IW, OD, OH, OW, KD, KH, KW, _, _, _, dd, dh, dw, pd, ph, pw = spec.three[:18]
     # Windows that lie side by side and leave no cell out write every cell once: none needs to be cleared.
-    tiled = (sd, sh, sw, dd, dh, dw) == (KD, KH, KW, 1, 1, 1) and (
-        OD * KD - pd >= ID and OH * KH - ph >= IH and OW * KW - pw >= IW
-    )
+    tiled = spec.is_tiled and OD * KD - pd >= ID and OH * KH - ph >= IH and OW * KW - pw >= IW
     W, taps = isa.width(spec.dtype), KD * KH * KW
     width = lanes_of(spec.N, spec.C, threads)
     cycles = (OD * OH * OW * (20 + 1.5 * taps * width / W)) + ID * IH * IW * 8
@@ -126,11 +124,14 @@ def send_plan(spec: PoolSpec, threads: int) -> Plan:
     )  # fmt: skip
 
 
-def send(how: Plan, values: np.ndarray, indices: np.ndarray, out: np.ndarray) -> bool:
-    """Run a `send_plan`. Returns whether every index is a place in its own window; else `scatter` must do it."""
+def match(how: Plan, values: np.ndarray, indices: np.ndarray, cells: np.ndarray) -> bool:
+    """Run a `send_plan`, or one of `kernels.blocks`.
+
+    Returns whether every index is a place in its own window; else it must be done one by one.
+    """
     wrong = np.zeros(1, np.int64)
     with workspace.scratch("int64", how.list_size, how.threads) as lists:
-        pool.run(how.kernel, how.tasks, (how.geometry, how.tables, lists, wrong, indices, values, out), how.threads)
+        pool.run(how.kernel, how.tasks, (how.geometry, how.tables, lists, wrong, indices, values, cells), how.threads)
     return not wrong[0]
 
 
@@ -148,6 +149,8 @@ def _send(thread, counter, tasks, geometry, tables, lists, wrong, indices, value
         for block in range(task * step, min(images * parts, task * step + step)):
             n, part = divmod(block, parts)
             first, lanes = part * width, min(width, C - part * width)
+            if wrong[0]:
+                break
             ready = n * ID * IH * IW  # cells up to here are zero or hold sums: cleared shortly before they are needed
             for od in range(OD):
                 d0, nd = window(tables, -1, od, sd, pd, KD, dd, ID)
