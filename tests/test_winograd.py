@@ -227,6 +227,37 @@ def test_threads_and_stages_do_not_change_a_bit():
                 assert np.array_equal(first, convolve(spec, x, w, params=params)), (name, way.vectors, staged)
 
 
+@pytest.mark.parametrize("name", ["tails", "groups", "wide dilation", "2x7", "line", "dilated volume", "long sums"])
+@pytest.mark.parametrize("last", [False, True])
+def test_weights_used_once_give_the_same_bits(name, last):
+    """They are transformed for each block, in parts; a filter too large for a transform is found all the same."""
+    x_shape, w_shape, options = PROBLEMS[name]
+    spec = ConvSpec.make(x_shape, w_shape, channels_last=last, **options)
+    x, w = fill(spec)
+    for spoilt in (False, True):
+        if spoilt:
+            w[spec.OC - 1, 2] = 1e20
+        params = winograd.parameters(spec, 1, LIMIT)
+        first = convolve(spec, x, w, params=params)
+        for vectors in (1, 4):
+            axes = tuple(winograd_plan.Axis.of(spec, a, m) for a, m in enumerate(params.tile))
+            way = winograd_plan.Way(spec, axes, params.blocks, min(vectors, -(-spec.OC // spec.groups // 16)), True)
+            for threads, staged in ((1, False), (2, True)):
+                once = winograd_plan._params(spec, way, threads, staged)
+                assert winograd.prepare(spec, once, w).base is w
+                assert np.array_equal(first, convolve(spec, x, w, params=once)), (vectors, staged, spoilt)
+
+
+def test_weights_used_once_are_not_prepared():
+    from fastconv.plan.dispatch import plan_spec
+
+    spec = ConvSpec.make((1, 64, 14, 14), (256, 64, 3, 3), padding=1)
+    prepared, once = (plan_spec(spec, algorithm="winograd", prepared=p, threads=1) for p in (True, False))
+    assert once.params.once
+    assert not prepared.params.once
+    assert once.workspace < prepared.workspace
+
+
 def test_a_block_writes_its_own_outputs_only():
     """What it writes beyond them would be right or wrong as threads happen to run."""
     for name, last in (("same", False), ("same", True), ("dilated", False), ("volume", False)):

@@ -7,7 +7,9 @@ taps. One phase is written where it belongs; several are computed side by side i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -71,6 +73,8 @@ class Phases:
         self.ACCURACY: str = module.ACCURACY
         self.ERROR_BOUND: float = module.ERROR_BOUND
         self.NOTE: str = module.NOTE
+        if hasattr(module, "once"):
+            self.once = partial(self._parameters, module.once)
 
     def refuses(self, spec: ConvSpec) -> str | None:
         """A reason for which one of the phases is refused."""
@@ -80,6 +84,9 @@ class Phases:
         return None
 
     def parameters(self, spec: ConvSpec, threads: int, limit: int) -> Params | str:
+        return self._parameters(self.module.parameters, spec, threads, limit)
+
+    def _parameters(self, of_part: Callable[..., Any], spec: ConvSpec, threads: int, limit: int) -> Params | str:
         inner = zero_padded(spec)
         folds = inner is not spec
         phases = input_phases(inner)
@@ -96,7 +103,7 @@ class Phases:
             if phase.spec is None:
                 continue
             part = _with_images(phase.spec, images)
-            params = self.module.parameters(part, threads, limit - used)
+            params = of_part(part, threads, limit - used)
             if isinstance(params, str):
                 return params
             parts.append(Part(phase, part, params, begin, weights.positions(inner, phase.axes)))

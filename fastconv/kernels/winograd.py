@@ -48,6 +48,11 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     return winograd_plan.parameters(spec, threads, limit, False)
 
 
+def once(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+    """For weights that are used once."""
+    return winograd_plan.parameters(spec, threads, limit, False, once=True)
+
+
 def cost(spec: ConvSpec, params: Params) -> Cost:
     return params.cost
 
@@ -57,32 +62,37 @@ def prepare_cost(spec: ConvSpec, params: Params) -> Cost:
 
 
 def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
-    """Header, the weights as they are (for tiles that must be computed directly), then their transforms."""
+    """Header, the weights as they are (for tiles that must be computed directly), then their transforms.
+
+    Weights that are used once are left as they are.
+    """
+    if params.once:
+        return weight.reshape(-1)
     g = params.geometry.copy()
     packed = workspace.empty_aligned(spec.dtype, params.packed_size)
     at = int(g[k.WEIGHTS])
     packed[at : at + weight.size] = weight.reshape(-1)
     own = workspace.aligned(params.preparing[-1], spec.itemsize)
-    g[k.OWN], g[k.P_STATS : k.P_BACK + 1], g[k.BN] = own, params.preparing[:-1], winograd_plan.STAGED
+    g[k.OWN], g[k.P_STATS : k.P_HIGH + 1] = own, params.preparing[:-1]
     vectors = ceil_div(spec.OC // spec.groups, isa.width(spec.dtype))
     with workspace.scratch(spec.dtype, own, params.threads) as scratch:
         threads.run(k.transform_weights, spec.groups * vectors, (g, packed, scratch), params.threads)
-    # The kernel left each filter's sum of |w|; a sum that is not a moderate number marks a filter to do directly.
-    info = np.finfo(spec.dtype)
     sums = packed[k.HEADER : k.HEADER + spec.OC]
-    usable = sums < info.max / 2**20
-    largest = float(sums.max(initial=1, where=usable))
-    sums[:] = ~usable
-    packed[k.LIMIT] = float(info.max) / 2**14 / (spec.C // spec.groups) / largest
-    packed[k.RATIO] = 2.0**-12 / (info.eps / 2)
-    packed[k.BAD] = 0 if usable.all() else 1
+    sums[:] = _bad(sums)
+    packed[k.BAD] = sums.any()
     return packed
+
+
+def _bad(sums: np.ndarray) -> np.ndarray:
+    """Filters, by their sums of |w|, that must be applied directly."""
+    return ~(sums < k.LARGEST_FILTER)
 
 
 def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
     with workspace.scratch(spec.dtype, params.scratch, 1) as scratch:
         g, count = params.geometry, params.threads
-        seen = np.empty(params.flags, spec.dtype)
+        flags = params.flags
+        seen = np.empty(flags + spec.OC * params.once, spec.dtype)
         tail = epilogue.bias, epilogue.residual, epilogue.constants, out, scratch
         arrays = params.tables, x, packed, seen, *tail
         if params.staged:
@@ -90,16 +100,21 @@ def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: 
             threads.run(k.winograd, params.tasks[1], (g, _STAGES[k.PRODUCT], *arrays), count)
         else:
             threads.run(k.winograd, params.tasks[0], (g, _STAGES[k.ALL], *arrays), count)
-        if packed[k.BAD] or seen.any():
-            _repair(spec, params, x, packed, seen, tail)
+        if params.once:
+            bad = _bad(seen[flags:])
+            if seen[:flags].any() or bad.any():
+                _repair(spec, params, x, packed, seen[:flags], bad, tail)
+        elif packed[k.BAD] or seen.any():
+            _repair(spec, params, x, packed, seen, packed[k.HEADER : k.HEADER + spec.OC] != 0, tail)
 
 
 _STAGES = [np.array([stage], np.int64) for stage in (k.ALL, k.FORWARD, k.PRODUCT)]
 
 
 def _repair(
-    spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, seen: np.ndarray, tail: tuple[np.ndarray, ...]
-) -> None:
+    spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, seen: np.ndarray, bad: np.ndarray,
+    tail: tuple[np.ndarray, ...],
+) -> None:  # fmt: skip
     """Compute directly what a transform would spoil: tiles with NaN, infinity or huge values, and bad filters."""
     G, count = spec.groups, prod(params.grid.tiles)
     todo = winograd_plan.suspects(spec, params, seen)
@@ -107,10 +122,9 @@ def _repair(
     g, scratch = params.geometry, tail[-1]
     if len(todo):
         spoilt = np.zeros(len(todo), np.int64)
-        arrays = g, todo.reshape(-1), params.tables, x, packed, spoilt, scratch
+        arrays = g, todo.reshape(-1), params.tables, x, spoilt, scratch
         threads.run(k.inspect, len(todo), arrays, params.threads)
         marks[todo[:, 0], todo[:, 1]] = spoilt
-    bad = packed[k.HEADER : k.HEADER + spec.OC] != 0
     pairs = np.argwhere(np.repeat(marks, spec.OC // G, axis=1) | bad).astype(np.int64)
     if len(pairs):
         again = g, params.direct, pairs.reshape(-1), params.tables, x, packed, *tail

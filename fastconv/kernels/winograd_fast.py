@@ -8,7 +8,19 @@ from fastconv.kernels.winograd import refuses as refuses_winograd
 from fastconv.kernels.winograd_plan import Params
 from fastconv.spec import ConvSpec
 
-__all__ = ["ACCURACY", "ERROR_BOUND", "NAME", "NOTE", "cost", "parameters", "prepare", "prepare_cost", "refuses", "run"]
+__all__ = [
+    "ACCURACY",
+    "ERROR_BOUND",
+    "NAME",
+    "NOTE",
+    "cost",
+    "once",
+    "parameters",
+    "prepare",
+    "prepare_cost",
+    "refuses",
+    "run",
+]
 
 NAME = "winograd_fast"
 ACCURACY = "fast"
@@ -25,3 +37,8 @@ def refuses(spec: ConvSpec) -> str | None:
 
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     return winograd_plan.parameters(spec, threads, limit, True)
+
+
+def once(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+    """For weights that are used once."""
+    return winograd_plan.parameters(spec, threads, limit, True, once=True)

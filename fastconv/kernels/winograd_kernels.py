@@ -8,6 +8,9 @@ stay in L2 while it is worked on:
 2. product   for each point of the transform: [tiles x C] * [C x OC] -> [tiles x OC], the channel form's microkernel
 3. backward  for 16 output channels at a time: transform back along w, h, d, store rows through the epilogue
 
+Weights that are used once are transformed between 1 and 2, for each block again, and never leave L2: writing all of
+their transforms to memory and reading them back would take longer than the convolution.
+
 A dilated convolution is the plain one on each of the sublattices; tile i of an axis begins at output
 i // dilation * (m * dilation) + i % dilation and its cells are `dilation` apart.
 """
@@ -39,19 +42,39 @@ from fastconv.kernels.tiles import padded_row, row_source, tile_place
 # rows and columns of tiles in a block; T: tiles of a block; *_STEP: elements between points of V, of M and of the
 # weights; OCV: vectors of output channels multiplied together; KC: longest chain of a sum; OFF, AT: tables of the
 # microkernel; WEIGHTS, SPECTRA: places in the packed weights; OWN, SHARED: elements of one thread's memory and of the
-# memory in front of all; P_*: places in it; FEW: tiles transformed at a time.
+# memory in front of all; P_*: places in it; FEW: tiles transformed at a time; ONCE: weights come as they are.
 (
     XD, XH, XW, MD, MH, MW, QD, QH, QW, BN, BH, BW, T, V_STEP, M_STEP, OCV, KC, OFF, AT, WEIGHTS, SPECTRA, OWN, SHARED,
-    P_STATS, P_STAGE, P_COLUMNS, P_BACK, P_OUT, P_M, P_V, V_SIZE, FEW, ALL_FIELDS,
-) = range(t.FIELDS, t.FIELDS + 33)  # fmt: skip
+    P_STATS, P_TAPS, P_WIDE, P_HIGH, P_U, P_STAGE, P_COLUMNS, P_BACK, P_OUT, P_M, P_V, V_SIZE, FEW, ONCE, ALL_FIELDS,
+) = range(t.FIELDS, t.FIELDS + 38)  # fmt: skip
+
+#: Input channels whose weights are gathered together: whole vectors of taps.
+STAGED = 16
 
 #: What a task does. ALL: a block, from input to output. FORWARD: 16 channels of a block. PRODUCT: some of the output
 #: channels of a block, back and out.
 ALL, FORWARD, PRODUCT = range(3)
 
-#: Header of the packed weights: largest harmless sum of |x|, largest harmless ratio of one |x| to its surroundings,
-#: whether a filter is bad; then a flag for each filter.
-LIMIT, RATIO, BAD, HEADER = range(4)
+FLOAT32_MAX, FLOAT64_MAX = float(np.finfo(np.float32).max), float(np.finfo(np.float64).max)
+
+#: Header of the packed weights: whether a filter is bad, then a flag for each.
+BAD, HEADER = range(2)
+
+#: Filters whose sum of |w| is not below this are bad. No weights of any use are; a limit that does not depend on the
+#: weights lets tiles be judged before weights are seen.
+LARGEST_FILTER = 2.0**30
+
+
+@inline
+def largest_sum(g, S):  # type: ignore[no-untyped-def]
+    """Sums of |x| below this overflow nowhere: neither in transforms (2^14) nor in products over all channels."""
+    return S.dtype.type((FLOAT32_MAX if S.itemsize == 4 else FLOAT64_MAX) / 2.0**14 / LARGEST_FILTER) / g[t.C]
+
+
+@inline
+def largest_ratio(S):  # type: ignore[no-untyped-def]
+    """One |x| may be so many times its surroundings: then their errors stay below 2^-12 of their size."""
+    return S.dtype.type(2.0**12 if S.itemsize == 4 else 2.0**41)
 
 
 @inline
@@ -133,7 +156,7 @@ def _keep(g, width, S, m):  # type: ignore[no-untyped-def]
 
 
 @inline
-def _forward(g, tables, x, limit, ratio, block, blocks, c, seen, V0, S, m):  # type: ignore[no-untyped-def]
+def _forward(g, tables, x, block, blocks, c, seen, V0, S, m):  # type: ignore[no-untyped-def]
     """V of 16 channels of a block; seen[c, block] says whether some tile of it needs a closer look.
 
     A few tiles at a time: what they share in `columns` must stay in L1, for a store to a line in L2 costs four cycles.
@@ -174,24 +197,79 @@ def _forward(g, tables, x, limit, ratio, block, blocks, c, seen, V0, S, m):  # t
                     )  # fmt: skip
     finite, loud, quiet = True, S.dtype.type(0), S.dtype.type(0)
     for i in range(lanes):
-        finite = finite and S[stats + W + i] < limit
+        finite = finite and S[stats + W + i] < largest_sum(g, S)
         loud = max(loud, S[stats + i])
         if S[stats + 2 * W + i] < S.dtype.type(3e38):
             quiet = max(quiet, S[stats + 2 * W + i])
-    tame = finite and loud * S.dtype.type(width) <= ratio * quiet
+    tame = finite and loud * S.dtype.type(width) <= largest_ratio(S) * quiet
     seen[c * blocks + block] = 0 if tame else 1
 
 
 @inline
-def _product(g, tables, packed, w0, tiles, vectors, V0, S, m):  # type: ignore[no-untyped-def]
-    """M[point] = V[point] U[point]: [tiles x C] * [C x OC] -> [tiles x OC], for each point."""
+def _weights(g, source, group, v, first, end, U, u0, c_step, point_step, S, m):  # type: ignore[no-untyped-def]
+    """Transforms of channels `first` .. `end` - 1 of the weights of vector v of output channels, to U[u0:].
+
+    Returns how many channels the vector has; their sums of |w| are left in the second vector of the statistics.
+    """
+    W, taps = vector_width(S), g[t.KD] * g[t.KH] * g[t.KW]
+    stats, staged, wide, high = m + g[P_STATS], m + g[P_TAPS], m + g[P_WIDE], m + g[P_HIGH]
+    lanes, begin = min(W, g[t.OC] - v * W), g[WEIGHTS] + (group * g[t.OC] + v * W) * g[t.C] * taps
+    points = g[XH] * g[XW]
+    for i in range(3 * W):
+        S[stats + i] = S.dtype.type(0)
+    for c0 in range(first, end, STAGED):
+        some = min(STAGED, end - c0)
+        pack_planes(some * taps, lanes, source, begin + c0 * taps, g[t.C] * taps, S, staged, S, stats)
+        for c in range(some):
+            at, step, to = staged + c * taps * W, W, u0 + (c0 - first + c) * c_step
+            if g[t.FLIP]:
+                at, step = at + (taps - 1) * W, -W
+            # 1. along w: [KD x KH][XW]
+            weights_forward(
+                16 * g[XW] + g[t.KW], 1, g[t.KD] * g[t.KH], S, at, step, g[t.KW] * step, 0, S, wide, W, g[XW] * W, 0
+            )
+            # 2. along h: [KD][XH][XW], and 3. along d, to where the microkernel wants them
+            if g[XD] == 1:
+                weights_forward(
+                    16 * g[XH] + g[t.KH], 1, g[XW], S, wide, g[XW] * W, W, 0,
+                    U, to, g[XW] * point_step, point_step, 0,
+                )  # fmt: skip
+            else:
+                weights_forward(
+                    16 * g[XH] + g[t.KH], g[t.KD], g[XW], S, wide, g[XW] * W, W, g[t.KH] * g[XW] * W,
+                    S, high, g[XW] * W, W, g[XH] * g[XW] * W,
+                )  # fmt: skip
+                weights_forward(
+                    16 * g[XD] + g[t.KD],
+                    1,
+                    points,
+                    S,
+                    high,
+                    points * W,
+                    W,
+                    0,
+                    U,
+                    to,
+                    points * point_step,
+                    point_step,
+                    0,
+                )
+    return lanes
+
+
+@inline
+def _product(g, tables, first, end, U, u0, u_step, tiles, vectors, V0, S, m):  # type: ignore[no-untyped-def]
+    """M[point] = V[point] U[point]: [tiles x C] * [C x OC] -> [tiles x OC], for each point, u_step apart in U[u0:].
+
+    Of channels `first` .. `end` - 1; what those before them gave is added to.
+    """
     W = vector_width(S)
     row = vectors * W
     for p in range(g[XD] * g[XH] * g[XW]):
-        for k in range(0, g[t.C], g[KC]):
+        for k in range(first, end, g[KC]):
             gemm_channels(
-                tiles, vectors, S, V0 + p * g[V_STEP], tables, g[AT], tables, g[OFF] + k, min(g[KC], g[t.C] - k),
-                packed, w0 + (p * g[t.C] + k) * row, S, m + g[P_M] + p * g[M_STEP], row, k > 0,
+                tiles, vectors, S, V0 + p * g[V_STEP], tables, g[AT], tables, g[OFF] + k, min(g[KC], end - k),
+                U, u0 + p * u_step + (k - first) * row, S, m + g[P_M] + p * g[M_STEP], row, k > 0,
             )  # fmt: skip
 
 
@@ -267,7 +345,10 @@ def _backward(g, block, v, vectors, oc, bias, residual, epilogue, out, S, m):  #
 def winograd(  # type: ignore[no-untyped-def]
     thread, counter, tasks, g, where, tables, x, packed, seen, bias, residual, epilogue, out, S
 ):
-    """Convolution of blocks; where[0] is the stage. Between FORWARD and PRODUCT V lies in memory that all share."""
+    """Convolution of blocks; where[0] is the stage. Between FORWARD and PRODUCT V lies in memory that all share.
+
+    Weights used once are `packed` as the caller gave them; the sum of |w| of each filter goes to seen, behind flags.
+    """
     stage, W = where[0], vector_width(S)
     m = g[SHARED] + thread * g[OWN]
     channel_blocks = (g[t.C] + W - 1) // W
@@ -283,13 +364,26 @@ def winograd(  # type: ignore[no-untyped-def]
         V0 = m + g[P_V] if stage == ALL else block * g[V_SIZE]
         first, end = (0, channel_blocks) if stage == ALL else (part, part + 1 if stage == FORWARD else part)
         for c in range(first, end):
-            _forward(g, tables, x, packed[LIMIT], packed[RATIO], block, blocks, c, seen, V0, S, m)
+            _forward(g, tables, x, block, blocks, c, seen, V0, S, m)
         group, _, _, _, _, images, rows, cols = _block_place(g, block)
         first, end = (0, parts) if stage == ALL else (part, part + 1 if stage == PRODUCT else part)
         for k in range(first, end):
             v0, v1 = k * vectors // parts, (k + 1) * vectors // parts
-            w0 = g[SPECTRA] + (group * vectors + v0) * points * g[t.C] * W
-            _product(g, tables, packed, w0, images * rows * cols, v1 - v0, V0, S, m)
+            row, together = (v1 - v0) * W, min(g[KC], g[t.C]) if g[ONCE] else g[t.C]
+            for c in range(0, g[t.C], together):
+                U, u0, u_step = packed, g[SPECTRA] + (group * vectors + v0) * points * g[t.C] * W, g[t.C] * row
+                end = min(c + together, g[t.C])
+                if g[ONCE]:
+                    # One vector more between points: powers of two would fall into few cache sets.
+                    U, u0, u_step = S, m + g[P_U], together * row + W
+                    for v in range(v0, v1):
+                        lanes = _weights(g, packed, group, v, c, end, S, u0 + (v - v0) * W, row, u_step, S, m)
+                        if block % (blocks // g[t.G]) == 0:
+                            to = blocks * channel_blocks + group * g[t.OC] + v * W
+                            for i in range(lanes):
+                                before = seen[to + i] if c > 0 else S.dtype.type(0)
+                                seen[to + i] = before + S[m + g[P_STATS] + W + i]
+                _product(g, tables, c, end, U, u0, u_step, images * rows * cols, v1 - v0, V0, S, m)
             for v in range(v0, v1):
                 _backward(g, block, v - v0, v1 - v0, v * W, bias, residual, epilogue, out, S, m)
 
@@ -300,13 +394,10 @@ def transform_weights(thread, counter, tasks, g, packed, S):  # type: ignore[no-
 
     A task is a vector of output channels.
     """
-    W = vector_width(S)
-    taps, X = g[t.KD] * g[t.KH] * g[t.KW], g[XD] * g[XH] * g[XW]
+    W, X = vector_width(S), g[XD] * g[XH] * g[XW]
     vectors = (g[t.OC] + W - 1) // W
     parts = (vectors + g[OCV] - 1) // g[OCV]
     m = thread * g[OWN]
-    stats, staged, wide, high = m + g[P_STATS], m + g[P_STAGE], m + g[P_COLUMNS], m + g[P_BACK]
-    few = g[BN]  # input channels staged together
     while True:
         task = claim(counter)
         if task >= tasks:
@@ -316,41 +407,13 @@ def transform_weights(thread, counter, tasks, g, packed, S):  # type: ignore[no-
         while (part + 1) * vectors // parts <= v:
             part += 1
         v0, v1 = part * vectors // parts, (part + 1) * vectors // parts
-        row = (v1 - v0) * W
-        lanes, first = min(W, g[t.OC] - v * W), (group * g[t.OC] + v * W) * g[t.C] * taps
-        for i in range(3 * W):
-            S[stats + i] = S.dtype.type(0)
-        for c0 in range(0, g[t.C], few):
-            some = min(few, g[t.C] - c0)
-            source = g[WEIGHTS] + first + c0 * taps
-            pack_planes(some * taps, lanes, packed, source, g[t.C] * taps, S, staged, S, stats)
-            for c in range(some):
-                at, sign = staged + c * taps * W, 1
-                if g[t.FLIP]:
-                    at, sign = at + (taps - 1) * W, -1
-                # 1. along w: [KD x KH][XW]
-                step = sign * W
-                weights_forward(
-                    16 * g[XW] + g[t.KW], 1, g[t.KD] * g[t.KH], S, at, step, g[t.KW] * step, 0, S, wide, W, g[XW] * W, 0
-                )
-                # 2. along h: [KD][XH][XW]
-                weights_forward(
-                    16 * g[XH] + g[t.KH], g[t.KD], g[XW], S, wide, g[XW] * W, W, g[t.KH] * g[XW] * W,
-                    S, high, g[XW] * W, W, g[XH] * g[XW] * W,
-                )  # fmt: skip
-                # 3. along d, to where the microkernel wants them
-                to = g[SPECTRA] + (group * vectors + v0) * X * g[t.C] * W + (c0 + c) * row + (v - v0) * W
-                points = g[XH] * g[XW]
-                weights_forward(
-                    16 * g[XD] + g[t.KD], 1, points, S, high, points * W, W, 0,
-                    packed, to, points * g[t.C] * row, g[t.C] * row, 0,
-                )  # fmt: skip
-        for i in range(lanes):
-            packed[HEADER + group * g[t.OC] + v * W + i] = S[stats + W + i]
+        row, to = (v1 - v0) * W, g[SPECTRA] + (group * vectors + v0) * X * g[t.C] * W + (v - v0) * W
+        lanes = _weights(g, packed, group, v, 0, g[t.C], packed, to, row, g[t.C] * row, S, m)
+        copy_row(S, m + g[P_STATS] + W, packed, HEADER + group * g[t.OC] + v * W, lanes)
 
 
 @kernel
-def inspect(thread, counter, tasks, g, todo, tables, x, packed, spoilt, S):  # type: ignore[no-untyped-def]
+def inspect(thread, counter, tasks, g, todo, tables, x, spoilt, S):  # type: ignore[no-untyped-def]
     """spoilt[i] = whether a transform must not be trusted with rectangle todo[2i] (of all images), group todo[2i + 1].
 
     A transform spreads an error of u times the largest value over its whole tile. So NaN, infinity, a danger of
@@ -380,6 +443,6 @@ def inspect(thread, counter, tasks, g, todo, tables, x, packed, spoilt, S):  # t
                 total += size
                 if size > 0 and (least == 0 or size < least):
                     least = size
-            tame = tame and total < packed[LIMIT]
+            tame = tame and total < largest_sum(g, S)
             quiet = max(quiet, least)
-        spoilt[task] = 0 if tame and loud * S.dtype.type(g[t.TW]) <= packed[RATIO] * quiet else 1
+        spoilt[task] = 0 if tame and loud * S.dtype.type(g[t.TW]) <= largest_ratio(S) * quiet else 1

@@ -36,10 +36,6 @@ LAUNCH = 6000
 SMALL = 1e6
 
 
-#: Input channels whose weights are gathered together: whole vectors of taps.
-STAGED = 16
-
-
 @dataclass(frozen=True, eq=False)
 class Params:
     """What `winograd.run` needs."""
@@ -50,6 +46,7 @@ class Params:
     geometry: np.ndarray
     tables: np.ndarray
     staged: bool
+    once: bool  # weights come as they are, and are transformed for each block
     tasks: tuple[int, int]  # of the first launch, and of the second if staged
     threads: int
     scratch: int  # elements
@@ -117,6 +114,7 @@ class Way:
     axes: tuple[Axis, Axis, Axis]
     block: tuple[int, int, int]
     vectors: int  # of output channels multiplied together
+    once: bool = False  # whether weights are transformed for each block, never to leave L2
 
     @cached_property
     def tile(self) -> tuple[int, int, int]:
@@ -186,15 +184,30 @@ class Way:
 
     @cached_property
     def places(self) -> list[int]:
-        """Where a thread's parts begin: statistics, staged cells, columns, back, out, M, V, end."""
+        """Where a thread's parts begin: statistics, what weights used once need, staged cells, columns, back, out, M,
+        V, end."""
         d, h, w = self.axes
         W, wide = self.W, w.cells(self.block[2], w.n)
         pitch = ceil_div(self.few, w.dilation) * w.dilation * w.m
         parts = [
-            STATS * W, d.n * (h.dilation * h.n * wide + W) * W, h.n * (pitch + w.dilation * (w.n - w.m)) * W,
+            STATS * W, *(self.transforming if self.once else (0,) * 3), self.once * self.u_size,
+            d.n * (h.dilation * h.n * wide + W) * W, h.n * (pitch + w.dilation * (w.n - w.m)) * W,
             h.n * pitch * W, d.n * h.m * pitch * W + W * W, self.points * self.m_step, self.v_size,
         ]  # fmt: skip
         return [int(v) for v in np.cumsum([0, *parts])]
+
+    @cached_property
+    def transforming(self) -> tuple[int, int, int]:
+        """Memory to transform weights: staged taps, transforms along w, along h."""
+        KD, KH, _ = self.spec.kernel3
+        _, h, w = self.axes
+        parts = k.STAGED * prod(self.spec.kernel) + self.W, KD * KH * w.n, KD * h.n * w.n
+        return tuple(part * self.W for part in parts)  # type: ignore[return-value]
+
+    @cached_property
+    def u_size(self) -> int:
+        """Transformed weights of the output channels multiplied together, and of one chain of channels."""
+        return self.points * (min(self.C, LONGEST_CHAIN) * self.vectors + 1) * self.W
 
     @cached_property
     def weights(self) -> int:
@@ -254,7 +267,7 @@ class Way:
         chains = ceil_div(self.C, LONGEST_CHAIN)
         compute = self.points * (cycles * self.C * 1.04 + calls * chains * (25 + 1.5 * mr * nv))
         # Weights come from L3 once all of them together leave L2; the microkernel fetches them ahead.
-        rate = NEAR if self.weights < cache_sizes()[1] // 2 else FAR
+        rate = NEAR if self.once or self.weights < cache_sizes()[1] // 2 else FAR
         stream = self.points * self.C * nv * self.W * self.spec.itemsize / rate
         return max(compute, stream) + 0.15 * min(compute, stream)
 
@@ -262,15 +275,32 @@ class Way:
     def crowded(self) -> float:
         """Further cycles of a block whose transforms leave L2, where weights that are not streamed lie too."""
         L2, held = cache_sizes()[1], (self.v_size + self.points * self.m_step) * self.spec.itemsize
-        if self.weights < L2 // 2:
+        if self.once:
+            held += self.u_size * self.spec.itemsize
+        elif self.weights < L2 // 2:
             held += self.weights
         return 2 * held / 8 * min(1.0, (held - 0.7 * L2) / L2) if held > 0.7 * L2 else 0.0
 
+    @cached_property
+    def transform(self) -> float:
+        """Of the weights of one vector of output channels."""
+        d, h, w = self.axes
+        KD, KH, KW = self.spec.kernel3
+
+        def unit(axis: Axis, taps: int) -> float:
+            return _unit(operations(program(weight_matrix(axis.n, taps))), taps, axis.n) if taps > 1 else 1.5
+
+        lines = KD * KH * unit(w, KW) + KD * w.n * unit(h, KH) + h.n * w.n * (unit(d, KD) + 2.0 * d.n)
+        return self.C * (lines + prod(self.spec.kernel) * 6)
+
+    @cached_property
+    def products(self) -> float:
+        """Of all output channels of a block, and of their weights if they are used once."""
+        again = self.out_vectors * self.transform + self.spec.weight_bytes / FAR if self.once else 0.0
+        return self.parts * self.multiply + again
+
     def cycles(self, threads: int, staged: bool) -> float:
-        forward, rest = (
-            self.channel_blocks * self.forward,
-            self.parts * self.multiply + self.out_vectors * self.backward,
-        )
+        forward, rest = self.channel_blocks * self.forward, self.products + self.out_vectors * self.backward
         if not staged:
             return ceil_div(self.blocks, threads) * (forward + rest + self.crowded) + (LAUNCH if threads > 1 else 0)
         first = ceil_div(self.blocks * self.channel_blocks, threads) * self.forward
@@ -295,11 +325,8 @@ class Way:
 
     @cached_property
     def preparing(self) -> tuple[int, ...]:
-        """Where a thread's parts begin while it transforms weights: statistics, staged taps, along w, along h, end."""
-        KD, KH, _ = self.spec.kernel3
-        _, h, w = self.axes
-        parts = [STATS, STAGED * prod(self.spec.kernel) + self.W, KD * KH * w.n, KD * h.n * w.n]
-        return tuple(int(v) for v in np.cumsum([0, *(part * self.W for part in parts)]))
+        """Where a thread's parts begin while it transforms weights: statistics, then `transforming`, end."""
+        return tuple(int(v) for v in np.cumsum([0, STATS * self.W, *self.transforming]))
 
     @cached_property
     def flags(self) -> int:
@@ -314,6 +341,8 @@ class Way:
 
     def elements(self, threads: int, staged: bool) -> int:
         """All memory, in elements: prepared weights, and scratch while they are made or the convolution runs."""
+        if self.once:
+            return threads * self.own(staged) + self.shared(staged) + self.flags + self.spec.OC
         preparing = workspace.aligned(self.preparing[-1], self.spec.itemsize)
         scratch = max(threads * self.own(staged) + self.shared(staged), threads * preparing)
         return scratch + self.packed + self.flags
@@ -380,7 +409,9 @@ def _rough(spec: ConvSpec, axes: tuple[Axis, Axis, Axis]) -> float:
     return spec.groups * (tiles * (points * C * W * OC / 2 + moves) + weights)
 
 
-def _choose(spec: ConvSpec, fast: bool, elements: int, only: tuple[int, int, int] | None) -> list[Way]:
+def _choose(
+    spec: ConvSpec, fast: bool, elements: int, only: tuple[int, int, int] | None, once: bool = False
+) -> list[Way]:
     """The ways to deal the output channels, of the best tile and block for 1, 2 and 4 threads alike.
 
     Were they chosen for the threads at hand, results would depend on them.
@@ -394,7 +425,7 @@ def _choose(spec: ConvSpec, fast: bool, elements: int, only: tuple[int, int, int
     together = sorted({min(v, vectors) for v in range(1, max(widest().values()) + 1)})
     for axes in choices[:3]:
         for block in _blocks(spec, axes):
-            ways = [Way(spec, axes, block, v) for v in together]
+            ways = [Way(spec, axes, block, v, once) for v in together]
             ways = [way for way in ways if way.elements(1, False) <= elements]
             if ways:
                 merit = sum(t * min(w.cycles(t, s) for w in ways for s in (False, True)) for t in (1, 2, 4))
@@ -404,12 +435,15 @@ def _choose(spec: ConvSpec, fast: bool, elements: int, only: tuple[int, int, int
 
 
 def parameters(
-    spec: ConvSpec, threads: int, limit: int, fast: bool, only: tuple[int, int, int] | None = None
+    spec: ConvSpec, threads: int, limit: int, fast: bool, only: tuple[int, int, int] | None = None, once: bool = False
 ) -> Params | str:
-    """The cheapest way, its tables and memory; or why `limit` is too small. `only`: outputs of a tile."""
+    """The cheapest way, its tables and memory; or why `limit` is too small.
+
+    only: outputs of a tile; once: whether weights are used once, and not prepared.
+    """
     threads = threads if spec.flops > SMALL else 1
     elements = limit // spec.itemsize
-    ways = _choose(spec, fast, elements, only)
+    ways = _choose(spec, fast, elements, only, once)
     choices = [
         (way.cycles(t, staged), t, staged, way.vectors, way)
         for way in ways
@@ -429,11 +463,11 @@ def _params(spec: ConvSpec, way: Way, threads: int, staged: bool) -> Params:
     channel = np.arange(C)
     off = sum(map(len, sections))
     sections += [channel // W * way.tiles * W + channel % W, np.arange(way.tiles) * W]
-    weights_at, own, shared = k.HEADER + spec.OC, way.own(staged), way.shared(staged)
+    weights_at, own, shared = 0 if way.once else k.HEADER + spec.OC, way.own(staged), way.shared(staged)
     fields += [
         *(a.n for a in way.axes), *(a.m for a in way.axes), *(a.tiles for a in way.axes), *way.block, way.tiles,
         way.v_step, way.m_step, way.vectors, LONGEST_CHAIN, off, off + C, weights_at, way.weights_at, own, shared,
-        *way.places[:-1], way.v_size, way.few,
+        *way.places[:-1], way.v_size, way.few, way.once,
     ]  # fmt: skip
     if len(fields) != k.ALL_FIELDS:
         raise AssertionError("the geometry does not match the fields that the kernels read")
@@ -448,6 +482,7 @@ def _params(spec: ConvSpec, way: Way, threads: int, staged: bool) -> Params:
         geometry=np.array(fields, np.int64),
         tables=np.concatenate(sections).astype(np.int64),
         staged=staged,
+        once=way.once,
         tasks=(first, second),
         threads=threads,
         scratch=shared + threads * own,
@@ -476,7 +511,7 @@ def suspects(spec: ConvSpec, params: Params, seen: np.ndarray) -> np.ndarray:
 
 def _cost(spec: ConvSpec, way: Way, staged: bool) -> Cost:
     per_cycle = 4.0 * way.W  # operations at peak: two vector multiply-adds a cycle
-    multiply = way.blocks * way.parts * way.multiply
+    multiply = way.blocks * way.products
     other = way.blocks * (
         way.channel_blocks * way.forward + way.out_vectors * way.backward + (0 if staged else way.crowded)
     )
@@ -491,12 +526,8 @@ def _cost(spec: ConvSpec, way: Way, staged: bool) -> Cost:
 
 
 def _prepare_cost(spec: ConvSpec, way: Way) -> Cost:
-    d, h, w = way.axes
-    KD, KH, _ = spec.kernel3
-
-    def unit(axis: Axis, taps: int) -> float:
-        return _unit(operations(program(weight_matrix(axis.n, taps))), taps, axis.n) if taps > 1 else 1.5
-
-    lines = KD * KH * unit(w, spec.kernel3[2]) + KD * w.n * unit(h, KH) + h.n * w.n * (unit(d, KD) + 2.0 * d.n)
-    cycles = spec.groups * way.out_vectors * way.C * (lines + prod(spec.kernel) * 6 + 200)
-    return Cost(0.0, 2.5 * way.weights, 4.0 * way.W * cycles, spec.groups * way.out_vectors)
+    if way.once:
+        return Cost(0.0, 0.0, 0.0, 1)
+    tasks = spec.groups * way.out_vectors
+    cycles = tasks * (way.transform + 200 * way.C)  # each vector goes to another page
+    return Cost(0.0, 2.5 * way.weights, 4.0 * way.W * cycles, tasks)

@@ -34,8 +34,9 @@ class Algorithm(Protocol):
     The spec is always that of the forward pass. For the input gradient x and out are the gradients of the output and
     of the input. For the weight gradient there is neither `prepare` nor an epilogue: see `WeightAlgorithm`.
 
-    It may also offer ``variants(spec, threads, limit) -> dict[str, parameters]``: other blockings worth measuring; and
-    ``prepare_cost(spec, params) -> Cost``, where preparing weights is more than copying them.
+    It may also offer ``variants(spec, threads, limit) -> dict[str, parameters]``: other blockings worth measuring;
+    ``prepare_cost(spec, params) -> Cost``, where preparing weights is more than copying them; and ``once``, which is
+    called as `parameters` is, for weights that are used once.
     """
 
     NAME: str

@@ -70,18 +70,22 @@ def _ask(module: Any, request: Request, machine: cost.Machine, known: wisdom.Mea
         return Candidate(module, reason=params)
     if known is not None and known.variant:
         params = variants(module, spec, threads, limit).get(known.variant, params)
-    name = cost.rates_name(module.NAME, request.direction)
-    predicted = cost.seconds(name, module.cost(spec, params), spec, threads, machine)
-    if not request.prepared:
-        predicted += _prepare_seconds(module, request, params, machine)
+    predicted = _seconds(module, request, params, machine)
+    if not request.prepared and hasattr(module, "once"):
+        other = module.once(spec, threads, limit)
+        if not isinstance(other, str) and (seconds := _seconds(module, request, other, machine)) < predicted:
+            params, predicted = other, seconds
     return Candidate(module, params, predicted, None if known is None else known.total(request.prepared))
 
 
-def _prepare_seconds(module: Any, request: Request, params: Any, machine: cost.Machine) -> float:
-    work = getattr(module, "prepare_cost", None)
-    if work is None:
-        return 0.0
-    return cost.seconds(module.NAME, work(request.spec, params), request.spec, request.threads, machine)
+def _seconds(module: Any, request: Request, params: Any, machine: cost.Machine) -> float:
+    """Of a call, and of preparing the weights where each call does."""
+    spec, threads = request.spec, request.threads
+    name = cost.rates_name(module.NAME, request.direction)
+    predicted = cost.seconds(name, module.cost(spec, params), spec, threads, machine)
+    if not request.prepared and hasattr(module, "prepare_cost"):
+        predicted += cost.seconds(module.NAME, module.prepare_cost(spec, params), spec, threads, machine)
+    return predicted
 
 
 def variants(module: Any, spec: ConvSpec, threads: int, limit: int) -> dict[str, Any]:
