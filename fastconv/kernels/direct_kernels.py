@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastconv.cpu.jit import inline, kernel, outlined
 from fastconv.cpu.microkernel import gemm_block, gemm_channels
 from fastconv.cpu.rows import fill_row
-from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
+from fastconv.cpu.simd import claim, past_vector, transpose_block, unpack, vector_width
 from fastconv.kernels.direct_plan import FIELDS
 from fastconv.kernels.epilogue import bias_of, store_channels, store_row
 from fastconv.kernels.input_tile import TILE_FIELDS, cut_tile
@@ -36,46 +36,33 @@ def _store_rows(C, c0, c_row, pitch, base, plane, OW, height, width, rows, oc, b
 
 @inline
 def _gemm_to_output(  # type: ignore[no-untyped-def]
-    rows,
-    P,
-    mr,
-    A,
-    a0,
-    K,
-    taps,
-    KC,
-    B,
-    b0,
-    tables,
-    off,
-    out,
-    o0,
-    plane,
-    bias,
-    oc,
-    residual,
-    constants,
-    scratch,
-    sums,
-    c_row,
-):
-    """Pixel form with the output as C; only the last, partial vector of a row goes through scratch."""
+    rows, P, chunk, mr, A, a0, K, taps, KC, B, b0, tables, off, out, o0, plane, bias, oc, residual, constants
+):  # fmt: skip
+    """Pixel form with the output as C, `chunk` pixels at a time, whose part of B stays in L2 for all `rows`.
+
+    Where P is no multiple of a vector the last one begins earlier and computes some pixels again: to the same sums.
+    So does the second where that aligns all later loads of B.
+    """
     W = vector_width(out)
-    whole = P // W * W
-    k = 0
-    while k < K:
-        depth, later = _chain(k, K, taps, KC), k > 0
-        if whole:
-            _gemm(rows, whole, mr, A, a0 + k, K, B, b0, tables, off + k, depth, out, o0, plane, later)
-        if whole < P:
-            _gemm(rows, P - whole, mr, A, a0 + k, K, B, b0 + whole, tables, off + k, depth, scratch, sums, c_row, later)
-        k += depth
-    for r in range(rows):
-        dst, value = o0 + r * plane, bias_of(bias, oc + r)
-        if whole and (bias.size or residual.size or constants[0] != 0):
-            store_row(out, dst, out, dst, whole, value, residual, constants)
-        if whole < P:
-            store_row(scratch, sums + r * c_row, out, dst + whole, P - whole, value, residual, constants)
+    p = lead = 0
+    if taps == 1 < K and P >= 2 * W and (tables[off + 1] - tables[off]) % W == 0:
+        lead = -past_vector(B, b0) % W
+    while p < P:
+        cols = min(W if p < lead else chunk, (P - p) // W * W)
+        if cols == 0:
+            p, cols = P - W, W
+        k = 0
+        while k < K:
+            depth = _chain(k, K, taps, KC)
+            for r in range(0, rows, mr):
+                height, dst = min(mr, rows - r), o0 + r * plane + p
+                _gemm(height, cols, mr, A, a0 + r * K + k, K, B, b0 + p, tables, off + k, depth, out, dst, plane, k > 0)
+                if k + depth == K and (bias.size or residual.size or constants[0] != 0):
+                    for i in range(height):
+                        value = bias_of(bias, oc + r + i)
+                        store_row(out, dst + i * plane, out, dst + i * plane, cols, value, residual, constants)
+            k += depth
+        p = lead if p < lead else p + cols
 
 
 @inline
@@ -96,8 +83,8 @@ def pixels(  # type: ignore[no-untyped-def]
     """C[oc, p] = sum_k weight[oc, k] * tile[off[k] + p]."""
     (
         channels_last, _, ID, IH, IW, _, _, _, _, _, _, _, _, _, _, _, TH, pitch, _, c_pitch, _, _, _, _, _, _,
-        _, C, OC, G, taps, OD, OH, OW, TW, _, OCP, CB, in_place, reach, mr, block, KC, per_thread, c_start, c_row, _,
-        off_tile, off_input, _, _,
+        _, C, OC, G, taps, OD, OH, OW, TW, _, OCP, CB, in_place, reach, mr, block, chunk, KC, per_thread,
+        c_start, c_row, _, off_tile, off_input, _, _,
     ) = unpack(geometry, _ALL)  # fmt: skip
     W = vector_width(x)
     K = C * taps
@@ -115,26 +102,26 @@ def pixels(  # type: ignore[no-untyped-def]
         P = (height - 1) * pitch + width
         oc0, oc_end = part * OCP, min(OC, part * OCP + OCP)
         origin = ((n * G + g) * C * ID + od) * IH * IW + oh0 * IW + ow0
-        # Vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
-        use_x = in_place and origin + reach + (P + W - 1) // W * W <= x.size
-        B, b0, off, step = (x, origin, off_input, C) if use_x else (scratch, mine, off_tile, CB)
         # Pixels that follow each other in the output too: sums go straight there.
-        straight = not channels_last and (height == 1 or (pitch == OW and width == OW))
+        straight = chunk > 0 and P >= W
+        # Elsewhere vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
+        use_x = in_place and (straight or origin + reach + (P + W - 1) // W * W <= x.size)
+        B, b0, off, step = (x, origin, off_input, C) if use_x else (scratch, mine, off_tile, CB)
         for c in range(0, C, step):  # 1. channels that fit L2
             channels = min(step, C - c)
             if not use_x:
                 cut_tile(geometry, tables, x, n, g * C + c, channels, od, oh0, ow0, scratch, mine)
                 # The last vector of the last row may read past the tile: keep old scratch (denormals are slow) out.
                 fill_row(scratch, mine + channels * c_pitch, 8 * W)
+            if straight and step >= C:
+                base = ((n * G * OC + g * OC + oc0) * OD + od) * OH * OW + oh0 * OW + ow0
+                _gemm_to_output(
+                    oc_end - oc0, P, chunk, mr, weight, (g * OC + oc0) * K, K, taps, KC, B, b0, tables, off, out, base,
+                    OD * OH * OW, bias, g * OC + oc0, residual, constants,
+                )  # fmt: skip
+                break
             for oc in range(oc0, oc_end, block):  # 2. a block of output channels
                 rows = min(block, oc_end - oc)
-                if straight and step >= C:
-                    base = ((n * G * OC + g * OC + oc) * OD + od) * OH * OW + oh0 * OW + ow0
-                    _gemm_to_output(
-                        rows, P, mr, weight, (g * OC + oc) * K, K, taps, KC, B, b0, tables, off, out, base,
-                        OD * OH * OW, bias, g * OC + oc, residual, constants, scratch, sums, c_row,
-                    )  # fmt: skip
-                    continue
                 c0 = sums if step >= C else sums + (oc - oc0) * c_row
                 k = 0
                 while k < channels * taps:  # 3. a chain of terms
@@ -172,7 +159,7 @@ def store_pixels(  # type: ignore[no-untyped-def]
     """Store a tile whose channels lie side by side in C, one pixel after another; `turned`: room for a transpose."""
     (
         channels_last, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _,
-        _, _, OC, G, _, OD, OH, OW, _, _, _, _, _, _, _, _, _, _, _, _, t_row, _, _, _, _,
+        _, _, OC, G, _, OD, OH, OW, _, _, _, _, _, _, _, _, _, _, _, _, _, t_row, _, _, _, _,
     ) = unpack(geometry, _ALL)  # fmt: skip
     W = vector_width(C)
     P = height * width
@@ -215,8 +202,8 @@ def channels(  # type: ignore[no-untyped-def]
     """C[p, oc] = sum_k tile[at[p] + off[k]] * weight[k, oc]."""
     (
         channels_last, _, ID, IH, IW, sd, sh, sw, _, _, _, _, _, nd, nh, nw, TH, _, plane, _, _, _, _, _, _, _,
-        N, C, OC, G, taps, OD, OH, OW, TW, together, OCP, CB, in_place, _, _, blocks, KC, per_thread, c_start, _, t_row,
-        off_tile, off_input, at_full, at_last,
+        N, C, OC, G, taps, OD, OH, OW, TW, together, OCP, CB, in_place, _, _, blocks, _, KC, per_thread,
+        c_start, _, t_row, off_tile, off_input, at_full, at_last,
     ) = unpack(geometry, _ALL)  # fmt: skip
     W = vector_width(x)
     K, channels_all, group_size = C * taps, C * G, (OC + W - 1) // W * W * C * taps

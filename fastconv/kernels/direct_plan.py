@@ -30,6 +30,7 @@ class Tile:
     OCP: int  # output channels of one task
     in_place: bool
     CB: int  # channels packed at a time
+    chunk: int  # pixel form: pixels at a time where sums go straight to the output, 0 where they do not
     packed: int  # the input tile
     c_row: int  # between rows of C
     sums: int  # C, and where stores transpose
@@ -103,7 +104,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     C, OC, K = spec.C // spec.groups, spec.OC // spec.groups, spec.K
     mr = row_tile(OC)
     L2 = cache_sizes()[1]
-    CB = C
+    CB, chunk = C, 0
     if not (in_place and channels_form):
         unit = channel_chain(spec)[1]
         CB = min(C, max(unit, (L2 // 2) // (cut.c_pitch * size) // unit * unit))
@@ -125,20 +126,41 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         rows = min(finished_together(spec, mr), OCP) if CB >= C else OCP
         sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
         inner = tile_cycles(OCP, vectors, False, mr)
-        straight = (TH == 1 or (cut.pitch == OW and TW == OW)) and not spec.channels_last
-        finish = OCP * TH * (0 if straight else 14 + TW / W * 3) * (3 if spec.channels_last else 1)
-        finish += 40.0 * -(-OCP // mr) * -(-vectors // 3) * -(-K // chain(spec))
+        finish = 40.0 * -(-OCP // mr) * -(-vectors // widest()[mr]) * -(-K // chain(spec))
+        if (in_place or CB >= C) and (TH == 1 or (cut.pitch == OW and TW == OW)) and not spec.channels_last:
+            chunk = chunk_of(P, OCP, min(K, chain(spec)), K, size, widest()[mr] * W)
+        else:
+            finish += OCP * TH * (14 + TW / W * 3) * (3 if spec.channels_last else 1)
     tasks = -(-spec.N // images) * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
     packing = 0.0 if in_place else cut.cycles(C)
-    # Weights stream from L2, or from L3 once all of them together leave L2.
-    streaming = OCP * K * size / (48 if spec.weight_bytes < L2 // 2 else 12) * (0.25 if channels_form else 1.0)
-    # An input tile beyond half of L2 comes from L3 again for every block of output channels.
     resident = C * (1 + d.halo) * (TH * spec.stride3[1] + h.halo) * min(spec.input3[2], TW * spec.stride3[2] + w.halo)
     resident = images * resident if in_place else packed
-    compute = inner * K * (1.5 if 2 * resident * size > L2 else 1.2 if (resident + sums) * size > L2 else 1.0)
+    # Weights stream from L2, or from L3 once all of them together leave L2.
+    weights = OCP * K * size
+    streaming = weights / (48 if spec.weight_bytes < L2 // 2 else 12) * (0.25 if channels_form else 1.0)
+    compute = inner * K
+    if chunk:
+        # The input comes once, and the weights again for each chunk.
+        streaming += resident * size / (160 if 2 * resident * size < L2 else 48)
+        streaming += weights * (-(-P // chunk) - 1) / (192 if 2 * weights < L2 else 12)
+    else:
+        # An input tile beyond half of L2 comes from L3 again for every block of output channels.
+        compute *= 1.5 if 2 * resident * size > L2 else 1.2 if (resident + sums) * size > L2 else 1.0
     other = packing + streaming + finish + 400
     cycles = (compute + other) * -(-tasks // threads)
-    return Tile(channels_form, cut, OCP, in_place, CB, packed, c_row, sums, tasks, compute, other, cycles)
+    return Tile(channels_form, cut, OCP, in_place, CB, chunk, packed, c_row, sums, tasks, compute, other, cycles)
+
+
+def chunk_of(P: int, rows: int, depth: int, K: int, size: int, unit: int) -> int:
+    """Pixel form, stored straight: pixels whose part of a chain of B stays in L2 for all rows, and their sums with it.
+
+    Shorter than that only hurts: rows of the output are written piece by piece, and no prefetcher sees a stream.
+    """
+    L2 = cache_sizes()[1]
+    pixels = L2 // 4 // (depth * size)
+    if K > depth:
+        pixels = min(pixels, L2 // 4 // (rows * size))
+    return ceil_div(ceil_div(P, max(1, round(P / pixels))), unit) * unit
 
 
 def transposed_row(P: int, W: int, size: int) -> int:
@@ -239,7 +261,7 @@ def _tables(spec: ConvSpec, tile: Tile) -> list[np.ndarray]:
 SMALL = 1e6
 
 #: The kernels' own fields, in the order in which they unpack them, behind those of the tile; then starts of tables.
-FIELDS = 25
+FIELDS = 26
 
 
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
@@ -262,7 +284,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     geometry = np.array(
         [
             *cut.geometry(), spec.N, C, OC, G, spec.K // C, *spec.output3, cut.TW, cut.images, tile.OCP, tile.CB,
-            tile.in_place, reach, mr, block, channel_chain(spec)[0], per_thread, c_start, tile.c_row,
+            tile.in_place, reach, mr, block, tile.chunk, channel_chain(spec)[0], per_thread, c_start, tile.c_row,
             transposed_row(cut.TH * cut.TW, W, size), *starts,
         ],
         np.int64,

@@ -88,7 +88,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | None:
     starts = np.cumsum([0, *(len(s) for s in sections)])[-5:-1]
     geometry = np.array(
         [
-            *cut.geometry(), spec.N, C, OC, G, taps, OD, OH, OW, OW, 1, OCP, C, 1, 0, 0, blocks, chain(spec),
+            *cut.geometry(), spec.N, C, OC, G, taps, OD, OH, OW, OW, 1, OCP, C, 1, 0, 0, blocks, 0, chain(spec),
             per_thread, corner, nv * W, t_row, *starts,
         ],
         np.int64,
@@ -147,7 +147,7 @@ def taps(  # type: ignore[no-untyped-def]
     """C[row[p], oc] += sum_c x[at[p] + off[c]] * weight[c, tap, oc], tap after tap."""
     (
         channels_last, C_all, ID, IH, IW, _, _, _, _, _, _, _, _, _, _, _, TH, _, _, _, _, _, _, _, _, _,
-        _, C, OC, G, count, OD, OH, OW, _, _, OCP, _, _, _, _, blocks, KC, per_thread, corner, _, t_row,
+        _, C, OC, G, count, OD, OH, OW, _, _, OCP, _, _, _, _, blocks, _, KC, per_thread, corner, _, t_row,
         off, at, rows, ends,
     ) = unpack(geometry, _ALL)  # fmt: skip
     W = vector_width(x)
