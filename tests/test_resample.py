@@ -7,7 +7,7 @@ import pytest
 from pool_cases import integers, last
 
 import fastconv
-from fastconv.resample import MODES
+from fastconv.resample import MODES, axis_map
 
 CORNERS = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
 
@@ -53,6 +53,38 @@ def test_adjoints_and_constants(mode, ndim, align, order):
         assert np.allclose(fastconv.interpolate(np.ones_like(x), **given), 1)
     same = fastconv.interpolate(order(x), x.shape[2:], mode=mode, align_corners=align)
     assert np.allclose(same, x, atol=1e-14)
+
+
+def matrix(size, outputs, mode):
+    """The map along one axis, as a matrix."""
+    axis = axis_map(size, outputs, mode, None, False, False)
+    dense = np.zeros((outputs, size))
+    for term in range(axis.cells.shape[1]):
+        np.add.at(dense, (np.arange(outputs), axis.cells[:, term]), axis.weights[:, term])
+    return dense
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("order", [np.asarray, last])
+@pytest.mark.parametrize("width", [1, 2, 3, 14, 33, 100])
+def test_twice_as_wide(mode, width, order):
+    """Interior and edges of rows that are made two cells at a time, for every height; the same bits by two threads."""
+    x = np.random.default_rng(0).standard_normal((3, 40, 7, width))
+    for height in (14, 21, 7, 3):
+        size = (height, 2 * width)
+        expected = np.einsum("oh,nchw,pw->ncop", matrix(7, height, mode), x, matrix(width, 2 * width, mode))
+        one, two = (by_threads(n, fastconv.interpolate, order(x), size, mode=mode) for n in (1, 2))
+        assert np.allclose(one, expected, rtol=0, atol=1e-14)
+        np.testing.assert_array_equal(one, two)
+
+
+def by_threads(number, call, *arguments, **options):
+    before = fastconv.get_num_threads()
+    fastconv.set_num_threads(number)
+    try:
+        return call(*arguments, **options)
+    finally:
+        fastconv.set_num_threads(before)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])

@@ -13,7 +13,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastconv.cpu.reduce import BLOCK, _blocks, function_of, steps
-from fastconv.cpu.rows import _first_lanes, _Row
+from fastconv.cpu.rows import _Row, pair_halves, store_pairs
 from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64
 
 #: What a lane does with the cell that its index names: add to it, write it (and 0 to every other), read it.
@@ -147,18 +147,14 @@ def _pairing(dtype: str, deed: str) -> Callable[[Any, Sequence[Any]], None]:
             value = row.load(source) if deed == PLACE else None
             b.store(e.constant(0), total)
             b.store(match.whole.constant(-1), waiting)
-            halves = [_Row(e, b.add(across, i64(half * W)), None) for half in range(2)]
-            for half in halves if row.mask is not None else ():
-                half.mask = _first_lanes(e, b.sub(b.add(n, n), half.at))
+            halves = pair_halves(row, n)
             with steps(b, i64(0), count) as t:
                 rank = b.load(b.gep(table, [t]))
                 here = b.gep(cells, [b.add(down, rank)])
                 even, odd = match.is_at(at, rank), match.is_at(at, b.add(rank, i64(1)))
                 if deed == PLACE:
                     one, other = (b.select(mask, value, e.constant(0)) for mask in (even, odd))
-                    for h, half in enumerate(halves):
-                        lanes = [lane // 2 + lane % 2 * W for lane in range(h * W, h * W + W)]
-                        half.store(e.shuffle(one, other, lanes), here)
+                    store_pairs(row, n, one, other, here)
                 else:
                     one, other = (half.load(here) for half in halves)
                     for offset, mask in enumerate((even, odd)):

@@ -49,6 +49,23 @@ class _Row:
         self._masked("store", ir.VoidType(), [value, pointer, ir.Constant(I32, e.itemsize), self.mask])
 
 
+def pair_halves(row: _Row, n: Any) -> list[_Row]:
+    """The two vectors of a row of 2*n elements that a vector of n pairs takes."""
+    e, b = row.e, row.b
+    halves = [_Row(e, b.add(b.add(row.at, row.at), i64(half * e.width)), None) for half in range(2)]
+    for half in halves if row.mask is not None else ():
+        half.mask = _first_lanes(e, b.sub(b.add(n, n), half.at))
+    return halves
+
+
+def store_pairs(row: _Row, n: Any, one: Any, other: Any, target: Any) -> None:
+    """target[2*i] = one, target[2*i + 1] = other for the lanes i < n of a row."""
+    width = row.e.width
+    for half, place in enumerate(pair_halves(row, n)):
+        lanes = [lane // 2 + lane % 2 * width for lane in range(half * width, half * width + width)]
+        place.store(row.e.shuffle(one, other, lanes), target)
+
+
 def _first_lanes(e: Emitter, count: Any) -> Any:
     """Mask of lanes below `count`."""
     b, many = e.builder, ir.VectorType(I64, e.width)
@@ -231,18 +248,7 @@ def merge_rows(typingctx: Any, src: Any, s0: Any, s1: Any, dst: Any, d0: Any, n:
         even = array_pointer(context, b, sig.args[0], a[0], a[1])
         odd = array_pointer(context, b, sig.args[0], a[0], a[2])
         target = array_pointer(context, b, sig.args[3], a[3], a[4])
-        W = e.width
-
-        def body(row: _Row) -> None:
-            one, other = row.load(even), row.load(odd)
-            left = b.sub(b.add(a[5], a[5]), b.add(row.at, row.at))  # cells of the result from here on
-            for half in range(2):
-                lanes = [lane // 2 + lane % 2 * W for lane in range(half * W, half * W + W)]
-                place = b.add(b.add(row.at, row.at), i64(half * W))
-                mask = None if row.mask is None else _first_lanes(e, b.sub(left, i64(half * W)))
-                _Row(e, place, mask).store(e.shuffle(one, other, lanes), target)
-
-        _for_row(e, a[5], body)
+        _for_row(e, a[5], lambda row: store_pairs(row, a[5], row.load(even), row.load(odd), target))
         return context.get_dummy_value()
 
     return types.void(src, size, size, dst, size, size), codegen

@@ -3,7 +3,8 @@
 A map along one axis is a table: for each output the cells it reads and their weights. Its adjoint is the transposed
 table, so a gradient runs the same kernels. An output row is made in two steps: the weighted rows of the input become
 one (down), then each output cell is the weighted sum of some of its cells (across): gathered where lanes are pixels,
-whole vectors where they are channels. Where these read few cells in all, as bilinear ones do, they do it in one step.
+whole vectors where they are channels. What the usual modes do takes one step: two cells of two rows, channels last, and
+twice as many cells as before, channels first.
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ import numpy as np
 
 from fastconv.cpu import isa, workspace
 from fastconv.cpu import threads as pool
-from fastconv.cpu.gather import weigh_cells, weigh_rows
+from fastconv.cpu.gather import double_rows, repeat_rows, weigh_cells, weigh_rows, weigh_squares
 from fastconv.cpu.jit import kernel
 from fastconv.cpu.rows import copy_row, fill_row
 from fastconv.cpu.simd import claim, unpack
 from fastconv.kernels.pool import tasks_of
-
-JOINT = 4  # cells up to which an output reads them all at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +63,26 @@ class Axis:
             and bool((self.cells[:, 0] == np.arange(self.size)).all() and (self.weights == 1).all())
         )
 
+    @cached_property
+    def doubled(self) -> tuple[int, int]:
+        """(begin, end): cells begin <= q < end have two outputs, 2q and 2q + 1, that read what lies around alike.
+
+        One term: q itself. Two: q - 1 and q for the first, q and q + 1 for the second. (0, 0) if most cells differ.
+        """
+        terms = self.cells.shape[1]
+        if self.outputs != 2 * self.size or terms > 2 or (self.cells < 0).any():
+            return 0, 0
+        around = np.array([[0], [0]] if terms == 1 else [[-1, 0], [0, 1]])
+        cells = self.cells.reshape(-1, 2, terms) - np.arange(self.size)[:, None, None]
+        weights, middle = self.weights.reshape(-1, 2, terms), self.size // 2
+        usual = np.ones(1) if terms == 1 else weights[middle]
+        others = np.flatnonzero(((cells != around) | (weights != usual)).any((1, 2)))
+        begin, end = (
+            int(others[others <= middle].max(initial=-1)) + 1,
+            int(others[others > middle].min(initial=self.size)),
+        )
+        return (begin, end) if 2 * (end - begin) > self.size else (0, 0)
+
 
 def identity(size: int) -> Axis:
     """The axis stays as it is."""
@@ -96,20 +115,23 @@ def plan(planes: int, C: int, axes: Sequence[Axis], dtype: str, channels_last: b
     cells = w.outputs * (20 + C / W * (terms + 1)) if channels_last else w.outputs * 1.2 * terms
     cycles = 60 + row / W * (most + 1) + cells
     step, tasks, threads = tasks_of(planes * d.outputs * h.outputs, cycles, threads)
-    joint = most * terms if channels_last and 1 < most * terms <= JOINT else 0
-    most_taps = workspace.aligned(max(most, terms) + joint, 4)
+    square = most == terms == 2 and min(int(axis.cells.min()) for axis in (d, h, w)) >= 0
+    most_taps = workspace.aligned(max(most, terms), 4)
     per_thread = workspace.aligned(row + most_taps + W, 4)
-    tables = [d.cells, h.cells, w.cells if channels_last else w.cells[:0]]
+    begin, end = (0, 0) if channels_last else _doubling(d, h, w)
+    edges = np.r_[: 2 * begin, 2 * end : w.outputs if end else 0]
+    tables = [d.cells, h.cells, w.cells if channels_last else np.column_stack([edges, w.cells[edges]])]
     factors = [d.weights, h.weights, w.weights if channels_last else w.weights.T]
+    factors += [w.weights[2 * begin : 2 * begin + 2], w.weights[edges]]
     starts = np.cumsum([0, *(t.size for t in tables[:2])])
     geometry = [
         planes, C, d.size, h.size, w.size, d.outputs, h.outputs, w.outputs, *(a.cells.shape[1] for a in (d, h, w)),
-        *starts, step, per_thread, most_taps, w.is_identity, joint > 0,
+        *starts, step, per_thread, most_taps, w.is_identity, square, begin, end, len(edges),
     ]  # fmt: skip
     if w.size >= 2**31:
         raise ValueError(f"x must have fewer than 2**31 cells along its last axis to be resampled, got {w.size}")
     return Plan(
-        channels_kernel if channels_last else rows_kernel,
+        channels_kernel if channels_last else doubling_kernel if end else rows_kernel,
         np.array(geometry, np.int64),
         np.concatenate([t.reshape(-1) for t in tables]).astype(np.int64),
         np.ascontiguousarray(w.cells.T, np.int32).reshape(-1),
@@ -120,6 +142,14 @@ def plan(planes: int, C: int, axes: Sequence[Axis], dtype: str, channels_last: b
         most_taps,
         dtype,
     )
+
+
+def _doubling(d: Axis, h: Axis, w: Axis) -> tuple[int, int]:
+    """`Axis.doubled` of the last axis, if the others let rows be made of as many rows as of cells, one or two."""
+    single = d.cells.shape[1] == 1 and bool((d.weights == 1).all()) and h.cells.shape == (h.outputs, w.cells.shape[1])
+    whole = min(int(d.cells.min()), int(h.cells.min())) >= 0
+    plain = h.cells.shape[1] == 2 or bool((h.weights == 1).all())
+    return w.doubled if single and whole and plain else (0, 0)
 
 
 def run(how: Plan, x: np.ndarray, out: np.ndarray) -> None:
@@ -166,10 +196,38 @@ def rows_kernel(thread, counter, tasks, geometry, tables, cells, weights, lists,
 
 
 @kernel
+def doubling_kernel(thread, counter, tasks, geometry, tables, cells, weights, lists, x, scratch, out):
+    """Channels first, rows twice as long as before, made from one or two. A task is some rows of the output."""
+    (
+        planes, _, ID, IH, IW, OD, OH, OW, _, T, _, d_at, h_at, w_at, step, _, _, _, _, begin, end, edges,
+    ) = unpack(geometry, 22)  # fmt: skip
+    across = w_at + T * OW
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            break
+        row, last = task * step, min(planes * OD * OH, task * step + step)
+        while row < last:
+            rest, oh = divmod(row, OH)
+            n, od = divmod(rest, OD)
+            lines, base, target = min(OH - oh, last - row), (n * ID + tables[d_at + od]) * IH * IW, row * OW
+            row += lines
+            at = h_at + oh * T
+            if T == 1:
+                repeat_rows(
+                    x, base, tables, at, weights, at, across, w_at, edges, IW, out, target, OW, lines, begin, end
+                )  # fmt: skip
+            else:
+                double_rows(
+                    x, base, tables, at, weights, at, across, w_at, edges, IW, out, target, OW, lines, begin, end
+                )  # fmt: skip
+
+
+@kernel
 def channels_kernel(thread, counter, tasks, geometry, tables, cells, weights, lists, x, scratch, out):
     """Channels last: lanes are channels. A task is some rows of the output."""
     (
-        planes, C, ID, IH, IW, OD, OH, OW, TD, TH, TW, d_at, h_at, w_at, step, per_thread, most, same, joint,
+        planes, C, ID, IH, IW, OD, OH, OW, TD, TH, TW, d_at, h_at, w_at, step, per_thread, most, same, square,
     ) = unpack(geometry, 19)  # fmt: skip
     mine, line = thread * most, thread * per_thread
     factors = line + per_thread - most
@@ -195,24 +253,13 @@ def channels_kernel(thread, counter, tasks, geometry, tables, cells, weights, li
             if same:
                 weigh_rows(x, base, lists, mine, scratch, factors, 1, count, out, target, OW * C)
                 continue
-            source, origin = x, base + lists[mine]
-            if joint and count > 1:
-                for ow in range(OW):
-                    first, taps = w_at + ow * TW, count
-                    for t in range(TW):
-                        if tables[first + t] >= 0:
-                            for r in range(count):
-                                lists[mine + taps] = lists[mine + r] + tables[first + t] * C
-                                scratch[factors + taps] = scratch[factors + r] * weights[first + t]
-                                taps += 1
-                    if taps == count:
-                        fill_row(out, target + ow * C, C)
-                    else:
-                        weigh_rows(
-                            x, base, lists, mine + count, scratch, factors + count, 1, taps - count, out,
-                            target + ow * C, C,
-                        )  # fmt: skip
+            if square:
+                weigh_squares(
+                    x, base + lists[mine], base + lists[mine + 1], scratch[factors], scratch[factors + 1], tables, w_at,
+                    weights, w_at, out, target, OW, C,
+                )  # fmt: skip
                 continue
+            source, origin = x, base + lists[mine]
             if count > 1 or scratch[factors] != 1:
                 weigh_rows(x, base, lists, mine, scratch, factors, 1, count, scratch, line, IW * C)
                 source, origin = scratch, line
