@@ -12,7 +12,7 @@ import pytest
 
 from fastconv.cpu import isa
 from fastconv.cpu.window import cut, heights, sets
-from fastconv.kernels import depthwise, depthwise_last
+from fastconv.kernels import depthwise, depthwise_last, depthwise_rolling
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.spec import ConvSpec
 
@@ -84,6 +84,7 @@ def test_every_tail_of_a_row(stride):
     W = isa.width("float32")
     for width in range(3, 2 * W + 5):
         check((1, 2, 9, width), (2, 1, 3, 3), padding=1, stride=stride)
+        check((1, 2, 9, width), (2, 1, 5, 3), padding=(2, 1), stride=stride)
         check((1, 2, 4, width), (2, 1, 2, 3), padding=((0, 1), (2, 0)), stride=stride, padding_mode="circular")
 
 
@@ -238,6 +239,21 @@ def test_refusals_and_limits():
     assert "limit of 64 bytes" in depthwise.parameters(spec, 1, 64)
     huge = ConvSpec.make((1, 1, 2**14, 2**14), (1, 1, 127, 127), groups=1, padding=63)
     assert depthwise.parameters(huge, 2, 1 << 20).workspace <= 1 << 20
+
+
+def test_rolling_windows():
+    """3x3: planes by the dozen, bands of large ones, strides that differ, padding wider than the kernel."""
+    for stride in (1, 2, (1, 2), (2, 1)):
+        for size, channels in (((14, 14), 23), ((61, 90), 2), ((3, 1), 2), ((40, 700), 1)):
+            for padding in (0, 1, ((0, 1), (2, 0)), 4):
+                if padding == 0 and size[1] < 3:
+                    continue
+                spec = check((2, channels, *size), (channels, 1, 3, 3), stride=stride, padding=padding)
+                assert depthwise_rolling.accepts(spec)
+    for other in ({"dilation": 2}, {"stride": 3}, {"padding_mode": "reflect"}, {"channels_last": True}):
+        spec = ConvSpec.make((1, 2, 9, 9), (2, 1, 3, 3), groups=2, padding=1, **other)
+        assert not depthwise_rolling.accepts(spec)
+    assert not depthwise_rolling.accepts(ConvSpec.make((1, 2, 9, 9), (2, 1, 5, 5), groups=2))
 
 
 def test_channels_lie_in_lanes_where_they_can():

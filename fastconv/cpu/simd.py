@@ -192,10 +192,10 @@ def past_vector(typingctx: Any, array: Any, index: Any) -> Any:
     return types.int64(array, types.int64), codegen
 
 
-def prefetch_line(builder: Any, pointer: Any) -> None:
-    """Ask for the cache line at `pointer` to be brought into L2; an address that does not exist does no harm."""
+def prefetch_line(builder: Any, pointer: Any, near: bool = False, write: bool = False) -> None:
+    """Ask for the cache line at `pointer` to be brought into L2, or L1; an address that does not exist does no harm."""
     pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    read, into_l2, data = (ir.Constant(I32, v) for v in (0, 2, 1))
-    builder.call(function, [pointer, read, into_l2, data])
+    how, level, data = (ir.Constant(I32, v) for v in (int(write), 3 if near else 2, 1))
+    builder.call(function, [pointer, how, level, data])

@@ -3,7 +3,8 @@
 What bounds it is moving data, between memory and the core and between L1 and the registers. Rolling windows
 (`cpu/window.py`) load each input vector once for all the output rows that it belongs to. Rows are read where they lie:
 for zero padding, cells outside the image are lanes that a masked load leaves at zero, and only windows on the border
-pay for masks. Strides, other padding modes and rows a page apart are packed first, a tile of one channel in L1.
+pay for masks. Strides, other padding modes and rows a page apart are packed first, a tile of one channel in L1. Small
+kernels, those of most networks, have a simpler way: `depthwise_rolling`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.rows import add_rows, fill_row
 from fastconv.cpu.simd import claim, unpack, vector_width
 from fastconv.cpu.window import IMAGE_FORMS, MASKED, MASKED_2, PLAIN, best_heights, cut, heights, window
-from fastconv.kernels import depthwise_last, pack
+from fastconv.kernels import depthwise_last, depthwise_rolling, pack
 from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import Epilogue, activate
 from fastconv.kernels.pack import pack_row
@@ -47,6 +48,7 @@ class Params:
     workspace: int
     cost: Cost
     last: Params | None = None  # where lanes can be channels: how
+    rolls: bool = False  # whether geometry and tables are those of `depthwise_rolling`
 
 
 def refuses(spec: ConvSpec) -> str | None:
@@ -116,7 +118,31 @@ def _in_place(spec: ConvSpec) -> bool:
     )
 
 
+def _tasks(spec: ConvSpec, threads: int, cycles: float) -> tuple[int, int, int]:
+    """Channels and rows of a task, where a plane takes `cycles`, and the number of tasks."""
+    OD, OH, _ = spec.output3
+    planes = spec.N * spec.C * OD
+    group = max(1, min(spec.C, int(TASK / cycles), -(-planes // (4 * threads))))
+    rows, tallest = OH, max(heights())
+    if planes < 4 * threads and cycles > TASK:
+        parts = min(-(-8 * threads // planes), int(cycles / TASK) + 1)
+        rows = min(OH, (OH - 1) // (parts * tallest) * tallest + tallest)
+    return group, rows, spec.N * OD * -(-spec.C // group) * -(-OH // rows)
+
+
+def _rolling_parameters(spec: ConvSpec, threads: int) -> Params:
+    group, rows, tasks = _tasks(spec, threads, depthwise_rolling.cycles(spec) * spec.OC // spec.C)
+    geometry, tables = depthwise_rolling.tables(spec, group, rows)
+    zeros = np.zeros(max(spec.OC, spec.input3[2]) + isa.width(spec.dtype), spec.dtype)
+    moved = float(spec.input_bytes + spec.output_bytes + spec.weight_bytes)
+    columns = -(-spec.output3[2] // isa.width(spec.dtype)) * isa.width(spec.dtype)
+    flops = 2.0 * spec.N * spec.OC * spec.output3[0] * spec.output3[1] * columns * spec.K
+    return Params(geometry, tables, zeros, tasks, threads, 0, 0, Cost(flops, moved, 0.0, tasks), rolls=True)
+
+
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+    if depthwise_rolling.accepts(spec):
+        return _rolling_parameters(spec, threads)
     params = _plane_parameters(spec, threads, limit)
     if isinstance(params, str) or not depthwise_last.accepts(spec):
         return params
@@ -158,18 +184,11 @@ def _plane_parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
         return f"a tile of {per_thread * size} bytes for each thread exceeds the workspace limit of {limit} bytes"
 
     # 2. Tasks: some channels of an image, or some rows of a large one.
-    vectors = M * OH * -(-OW // W) * spec.K
-    cycles = 0.7 * vectors + 200 + OH * 10
-    group = max(1, min(spec.C, int(TASK / cycles), -(-spec.N * spec.C * OD // (4 * threads))))
-    rows = OH
-    if spec.N * spec.C * OD < 4 * threads and cycles > TASK:
-        parts = min(-(-8 * threads // (spec.N * spec.C * OD)), int(cycles / TASK) + 1)
-        rows = min(OH, (OH - 1) // (parts * tallest) * tallest + tallest)
+    group, rows, tasks = _tasks(spec, threads, 0.7 * M * OH * -(-OW // W) * spec.K + 200 + OH * 10)
     if not in_place:
         TH = min(TH, rows)
     # Planes in L1 together share the set-up of each window.
     together = max(1, min(group, TILE // size // (IH * IW))) if in_place and M == 1 else 1
-    tasks = spec.N * OD * -(-spec.C // group) * -(-OH // rows)
 
     # 3. Tables.
     depth = (TH + h.halo) * pitch
@@ -235,8 +254,9 @@ def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: 
     how = params.last if params.last is not None and packed.size > spec.OC * spec.K else params
     bias = epilogue.bias if epilogue.bias.size else how.no_bias
     arrays = (how.geometry, how.tables, x, packed, bias, how.no_bias, epilogue.residual, epilogue.constants, out)
-    if how is params.last:
-        pool.run(depthwise_last.pixels, how.tasks, arrays, how.threads)
+    if how is params.last or how.rolls:
+        function = depthwise_rolling.rolling if how.rolls else depthwise_last.pixels
+        pool.run(function, how.tasks, arrays, how.threads)
     else:
         with workspace.scratch(spec.dtype, how.per_thread, how.threads) as scratch:
             pool.run(_planes, how.tasks, (*arrays, scratch), how.threads)
