@@ -65,7 +65,7 @@ def prepare_cost(spec: ConvSpec, params: Params) -> Cost:
     vectors = spec.groups * ceil_div(spec.OC // spec.groups, isa.width(spec.dtype))
     far = spec.weight_bytes > cache_sizes()[1] // 2
     return Cost(
-        0.0, 4.0 * spec.weight_bytes * far, 4.0 * isa.width(spec.dtype) * 0.5 * prod(spec.weight_shape), vectors
+        0.0, 2.5 * spec.weight_bytes * far, 4.0 * isa.width(spec.dtype) * 0.5 * prod(spec.weight_shape), vectors
     )
 
 
