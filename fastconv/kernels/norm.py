@@ -11,12 +11,18 @@ depend on the number of threads.
 
 from __future__ import annotations
 
+from math import sqrt
+
 from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.simd import claim, unpack
 from fastconv.cpu.vectors import row_map, row_reduce
 
 #: Elements of a chunk: two arrays of 4096 float64 numbers are read twice, from L2 at worst.
 CHUNK = 4096
+
+#: Elements up to which the end of a sum takes longer than the sum: 16 vectors of an instruction or two each, against
+#: four shuffles and additions of 7 cycles and a square root and a division of 30.
+FEW = 256
 
 total = row_reduce(1, 0, 1, lambda e, x, s: [x[0]])
 
@@ -59,20 +65,25 @@ def join(count, mean, m2, n, mean_n, m2_n):  # type: ignore[no-untyped-def]
 
 
 @inline
-def add_moments(x, at, length, rows, pitch, count, mean, m2):  # type: ignore[no-untyped-def]
-    """Join `rows` rows of x, `pitch` apart, to (count, mean, m2)."""
+def mean_and_variance(x, at, length, rows, pitch):  # type: ignore[no-untyped-def]
+    """Those of `rows` rows of x, `pitch` apart."""
+    count, mean, m2 = 0.0, 0.0, 0.0
     tall = max(1, CHUNK // length)
     for row in range(0, rows, tall):
         height = min(tall, rows - row)
         for begin in range(0, length, CHUNK):
             n = min(CHUNK, length - begin)
             here, size = at + row * pitch + begin, float(n * height)
-            shift = x.dtype.type(total(n, height, pitch, x, here)[0] / x.dtype.type(size))
+            share = 1.0 / size
+            shift = total(n, height, pitch, x, here)[0] * x.dtype.type(share)
             first, second = moments(n, height, pitch, x, here, shift)
-            away = float(first) / size
-            m2_here = float(second) - away * float(first)
-            count, mean, m2 = join(count, mean, m2, size, float(shift) + away, m2_here)
-    return count, mean, m2
+            away = float(first) * share
+            middle, m2_here = float(shift) + away, float(second) - away * float(first)
+            if count == 0.0:
+                count, mean, m2 = size, middle, m2_here
+            else:
+                count, mean, m2 = join(count, mean, m2, size, middle, m2_here)
+    return mean, m2 / count
 
 
 @inline
@@ -91,33 +102,41 @@ def add_products(gradient, x, at, length, mean, one, two):  # type: ignore[no-un
 # geometry: given, units, per, step, segments, between, channels, period, S. What shares a mean is a unit; a task is
 # `per` of them. The values of unit u are `segments` runs, `between` apart, of `channels` rows of S elements; the first
 # run begins at u * step, its channel is (u % period) * channels.
+#
+# Statistics of small units are taken of as many as make a chunk before these are normalised: a sum ends in a long chain
+# of operations that wait for each other, and that of one unit and those of the next overlap.
 
 
 @kernel
 def forward(thread, counter, tasks, geometry, numbers, mean, variance, x, weight, bias, out):  # type: ignore[no-untyped-def]
     """Normalise; mean and variance are read if `given`, written else. numbers: epsilon."""
     given, units, per, step, segments, between, channels, period, S = unpack(geometry, 9)
+    size = segments * channels * S
+    block = CHUNK // size if size <= FEW else 1
     while True:
         task = claim(counter)
         if task >= tasks:
             break
-        for unit in range(task * per, min(units, task * per + per)):
-            if not given:
-                count, middle, m2 = add_moments(x, unit * step, channels * S, segments, between, 0.0, 0.0, 0.0)
-                mean[unit], variance[unit] = middle, m2 / count
-            middle = mean[unit]
-            inverse = 1.0 / (variance[unit] + numbers[0]) ** 0.5
-            high = x.dtype.type(middle)
-            for c in range(channels):
-                channel = (unit % period) * channels + c
-                scale = inverse * float(weight[channel]) if weight.size else inverse
-                shift = (float(high) - middle) * scale
-                if bias.size:
-                    shift += float(bias[channel])
-                scale_, shift_ = x.dtype.type(scale), x.dtype.type(shift)
-                for segment in range(segments):
-                    at = unit * step + segment * between + c * S
-                    standardise(S, out, at, x, at, high, scale_, shift_)
+        end = min(units, task * per + per)
+        for begin in range(task * per, end, block):
+            some = range(begin, min(end, begin + block))
+            for unit in some:
+                if not given:
+                    mean[unit], variance[unit] = mean_and_variance(x, unit * step, channels * S, segments, between)
+            for unit in some:
+                middle = mean[unit]
+                inverse = 1.0 / sqrt(variance[unit] + numbers[0])
+                high = x.dtype.type(middle)
+                first = unit % period * channels
+                for c in range(channels):
+                    scale = inverse * float(weight[first + c]) if weight.size else inverse
+                    shift = (float(high) - middle) * scale
+                    if bias.size:
+                        shift += float(bias[first + c])
+                    scale_, shift_ = x.dtype.type(scale), x.dtype.type(shift)
+                    for segment in range(segments):
+                        at = unit * step + segment * between + c * S
+                        standardise(S, out, at, x, at, high, scale_, shift_)
 
 
 @kernel
@@ -128,30 +147,29 @@ def backward(thread, counter, tasks, geometry, numbers, mean, variance, sums, x,
         dx = s w g - s a / m - s**3 (x - mean) b / m        (constant statistics, `given`: the first term alone)
     """
     given, units, per, step, segments, between, channels, period, S = unpack(geometry, 9)
+    m = segments * channels * S
+    share, rows, down = 1.0 / m, step // S, between // S
     while True:
         task = claim(counter)
         if task >= tasks:
             break
         for unit in range(task * per, min(units, task * per + per)):
             middle = mean[unit]
-            inverse = 1.0 / (variance[unit] + numbers[0]) ** 0.5
-            a, b = 0.0, 0.0
+            inverse = 1.0 / sqrt(variance[unit] + numbers[0])
+            a, b, first = 0.0, 0.0, unit % period * channels
             for segment in range(segments):
                 for c in range(channels):
-                    at = unit * step + segment * between + c * S
-                    one, two = add_products(gradient, x, at, S, middle, 0.0, 0.0)
-                    sums[at // S * 2], sums[at // S * 2 + 1] = one, two * inverse
-                    channel = (unit % period) * channels + c
-                    w = float(weight[channel]) if weight.size else 1.0
+                    row = unit * rows + segment * down + c
+                    one, two = add_products(gradient, x, row * S, S, middle, 0.0, 0.0)
+                    sums[row * 2], sums[row * 2 + 1] = one, two * inverse
+                    w = float(weight[first + c]) if weight.size else 1.0
                     a, b = a + w * one, b + w * two
-            m = segments * channels * S
             high = x.dtype.type(middle)
-            q = -inverse * inverse * inverse * b / m
-            r = x.dtype.type(-inverse * a / m - q * (middle - float(high)))
+            q = -inverse * inverse * inverse * b * share
+            r = x.dtype.type(-inverse * a * share - q * (middle - float(high)))
             q = x.dtype.type(q)
             for c in range(channels):
-                channel = (unit % period) * channels + c
-                p = x.dtype.type(inverse * float(weight[channel]) if weight.size else inverse)
+                p = x.dtype.type(inverse * float(weight[first + c]) if weight.size else inverse)
                 for segment in range(segments):
                     at = unit * step + segment * between + c * S
                     if given:
@@ -173,9 +191,9 @@ def layer_forward(thread, counter, tasks, geometry, numbers, mean, variance, x, 
             break
         for row in range(task * block, min(rows, task * block + block)):
             at = row * M
-            count, middle, m2 = add_moments(x, at, M, 1, 0, 0.0, 0.0, 0.0)
-            mean[row], variance[row] = middle, m2 / count
-            inverse = 1.0 / (m2 / count + numbers[0]) ** 0.5
+            middle, spread = mean_and_variance(x, at, M, 1, 0)
+            mean[row], variance[row] = middle, spread
+            inverse = 1.0 / sqrt(spread + numbers[0])
             high, scale = x.dtype.type(middle), x.dtype.type(inverse)
             shift = x.dtype.type((float(high) - middle) * inverse)
             if weight.size:
@@ -198,7 +216,7 @@ def layer_backward(thread, counter, tasks, geometry, numbers, mean, variance, x,
         for row in range(task * block, min(rows, task * block + block)):
             at = row * M
             middle = mean[row]
-            inverse = 1.0 / (variance[row] + numbers[0]) ** 0.5
+            inverse = 1.0 / sqrt(variance[row] + numbers[0])
             high, scale = x.dtype.type(middle), x.dtype.type(inverse)
             low = middle - float(high)
             a, b = 0.0, 0.0

@@ -90,7 +90,7 @@ def plan(
     W, planes = isa.width(spec.dtype), spec.N if spec.channels_last else spec.N * spec.C
     C = spec.C if spec.channels_last else 1
     rows, constants = planes * OD * OH, divisor_constants(spec.dtype, divisor)
-    work, list_size, per_thread = 2.0 if op == MAX else 1.0, 0, W
+    work, list_size, per_thread = 2.0 if op == MAX else 1.0, 0, 0
     head = [op, finish, planes, C, *spec.three]
     full = np.add.outer(np.add.outer(np.arange(KD) * dd * IH, np.arange(KH) * dh) * IW, np.arange(KW) * dw).reshape(-1)
     if spec.channels_last:
@@ -101,7 +101,7 @@ def plan(
         places, values = _fill_windows(windows, len(taps))
         geometry = [*head, step, *places, chunk, len(taps)]
         tables = [taps, values]
-        function, list_size = channels_kernel, chunk
+        function, list_size = channels_kernel, 0 if len(taps) and spec.is_inside and not windows else chunk
     elif spec.is_global and not indexed:
         cycles = 20 + work * ID * IH * IW / W
         step, tasks, threads = tasks_of(planes, cycles, threads)
@@ -151,6 +151,10 @@ _NO_INDICES = np.empty(0, np.int64)
 
 def run(how: Plan, x: np.ndarray, out: np.ndarray, indices: np.ndarray = _NO_INDICES) -> None:
     """Run a plan on flat arrays in memory order."""
+    if not how.list_size + how.per_thread:
+        arrays = (how.geometry, how.tables, _NO_INDICES, indices, how.constants, x, how.constants, out)
+        pool.run(how.kernel, how.tasks, arrays, how.threads)
+        return
     lists = workspace.scratch("int64", how.list_size, how.threads)
     with lists as places, workspace.scratch(how.dtype, how.per_thread, how.threads) as scratch:
         arrays = (how.geometry, how.tables, places, indices, how.constants, x, scratch, out)
