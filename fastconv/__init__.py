@@ -35,6 +35,14 @@ from fastconv.adaptive import (
 )
 from fastconv.conv import conv1d, conv2d, conv3d
 from fastconv.cpu.threads import get_num_threads, set_num_threads
+from fastconv.depthwise_separable import (
+    depthwise_separable_conv1d,
+    depthwise_separable_conv1d_backward,
+    depthwise_separable_conv2d,
+    depthwise_separable_conv2d_backward,
+    depthwise_separable_conv3d,
+    depthwise_separable_conv3d_backward,
+)
 from fastconv.dropout import dropout, dropout_backward
 from fastconv.fold import fold, unfold
 from fastconv.linear import conv_to_linear, linear, linear_backward, linear_to_conv
@@ -112,7 +120,6 @@ from fastconv.resample import (
 )
 from fastconv.response_norm import local_response_norm, local_response_norm_backward
 from fastconv.separable import (
-    depthwise_separable_conv2d,
     flatten_kernel,
     flattened_conv2d,
     kernel_rank,
@@ -120,7 +127,6 @@ from fastconv.separable import (
     separate,
 )
 from fastconv.separable_grad import (
-    depthwise_separable_conv2d_backward,
     flattened_conv2d_backward,
     separable_conv2d_backward,
 )
@@ -224,8 +230,12 @@ __all__ = [
     "conv_transpose3d",
     "cross_entropy",
     "cross_entropy_backward",
+    "depthwise_separable_conv1d",
+    "depthwise_separable_conv1d_backward",
     "depthwise_separable_conv2d",
     "depthwise_separable_conv2d_backward",
+    "depthwise_separable_conv3d",
+    "depthwise_separable_conv3d_backward",
     "dropout",
     "dropout_backward",
     "explain",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv import arrays
-from fastconv.conv import conv2d
+from fastconv.conv import conv1d, conv2d, conv3d
 from fastconv.features import as_float
 from fastconv.spec import IntOrTuple, PaddingLike, per_axis, resolve_padding
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 __all__ = [
-    "depthwise_separable_conv2d",
     "flatten_kernel",
     "flattened_conv2d",
     "kernel_rank",
@@ -33,78 +32,18 @@ __all__ = [
     "separate",
 ]
 
-Stages = list[tuple[Any, dict[str, Any]]]  # weights, and options of conv2d
+Stages = list[tuple[Any, dict[str, Any]]]  # weights, and options of their convolutions
+
+_CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}
 
 
-def depthwise_separable_conv2d(
-    x: ArrayLike,
-    depthwise: ArrayLike,
-    pointwise: ArrayLike,
-    bias: ArrayLike | None = None,
-    *,
-    stride: IntOrTuple = 1,
-    padding: PaddingLike = 0,
-    dilation: IntOrTuple = 1,
-    padding_mode: str = "zeros",
-    activation: str | tuple[Any, ...] | None = None,
-    layout: str = "NCHW",
-) -> np.ndarray:
-    """A filter for each channel, then a 1x1 convolution that mixes channels.
-
-    Parameters
-    ----------
-    x : array_like
-        (N, C, H, W).
-    depthwise : array_like
-        (C * multiplier, 1, KH, KW).
-    pointwise : array_like
-        (OC, C * multiplier, 1, 1).
-    bias : array_like, optional
-        (OC,).
-    stride, padding, dilation, padding_mode
-        Of the depthwise convolution; see `conv2d`.
-    activation, layout
-        See `conv2d`.
-
-    Returns
-    -------
-    numpy.ndarray
-        (N, OC, OH, OW).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastconv
-    >>> x = np.ones((1, 2, 4, 4), np.float32)
-    >>> depthwise, pointwise = np.ones((2, 1, 3, 3), np.float32), np.ones((5, 2, 1, 1), np.float32)
-    >>> fastconv.depthwise_separable_conv2d(x, depthwise, pointwise)[0, :, 0, 0]
-    array([18., 18., 18., 18., 18.], dtype=float32)
-    """
-    geometry = (stride, padding, dilation, padding_mode, layout)
-    return apply(x, depthwise_stages(x, depthwise, pointwise, *geometry), bias, activation)
-
-
-def depthwise_stages(
-    x: Any, depthwise: Any, pointwise: Any, stride: Any, padding: Any, dilation: Any, padding_mode: str, layout: str
-) -> Stages:
-    """The two convolutions of `depthwise_separable_conv2d`."""
-    filters = arrays.as_array("depthwise", depthwise)
-    if filters.ndim != 4 or filters.shape[1] != 1:
-        raise ValueError(f"depthwise must have shape (C * multiplier, 1, KH, KW), got {filters.shape}")
-    image = arrays.as_array("x", x)
-    if image.ndim not in (3, 4):
-        raise ValueError(f"x must have 3 or 4 axes, got shape {image.shape}")
-    C = image.shape[-1 if layout == "NHWC" else -3]
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": C, "padding_mode": padding_mode}
-    return [(filters, {**options, "layout": layout}), (pointwise, {"layout": layout})]
-
-
-def apply(x: Any, stages: Stages, bias: Any, activation: Any) -> np.ndarray:
+def apply(x: Any, stages: Stages, bias: Any, activation: Any, ndim: int = 2) -> np.ndarray:
     """Convolutions one after another; bias and activation belong to the last."""
+    convolve = _CONVOLUTIONS[ndim]
     *before, (weight, options) = stages
     for first, first_options in before:
-        x = conv2d(x, first, **first_options)
-    return conv2d(x, weight, bias, activation=activation, **options)
+        x = convolve(x, first, **first_options)
+    return convolve(x, weight, bias, activation=activation, **options)
 
 
 def kernel_rank(weight: ArrayLike, tolerance: float | None = None) -> int:

@@ -6,69 +6,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastconv.conv import conv2d
-from fastconv.grad import conv2d_backward
-from fastconv.separable import Stages, depthwise_stages, flattened_stages, separable_stages
+from fastconv.conv import conv1d, conv2d, conv3d
+from fastconv.grad import conv1d_backward, conv2d_backward, conv3d_backward
+from fastconv.separable import Stages, flattened_stages, separable_stages
 from fastconv.spec import IntOrTuple, PaddingLike
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["depthwise_separable_conv2d_backward", "flattened_conv2d_backward", "separable_conv2d_backward"]
+__all__ = ["flattened_conv2d_backward", "separable_conv2d_backward"]
+
+_CONVOLUTIONS = {1: (conv1d, conv1d_backward), 2: (conv2d, conv2d_backward), 3: (conv3d, conv3d_backward)}
 
 
-def _backward(grad_output: Any, x: Any, stages: Stages) -> tuple[np.ndarray, ...]:
+def gradients_of(grad_output: Any, x: Any, stages: Stages, ndim: int = 2) -> tuple[np.ndarray, ...]:
     """Gradients of x, of the weight of every stage, and of the last one's bias."""
+    convolve, backward = _CONVOLUTIONS[ndim]
     inputs = [x]
     for weight, options in stages[:-1]:
-        inputs.append(conv2d(inputs[-1], weight, **options))
+        inputs.append(convolve(inputs[-1], weight, **options))
     gradients: list[Any] = []
     gradient, bias = grad_output, None
     for index in reversed(range(len(stages))):
         weight, options = stages[index]
         needs = (True, True, index == len(stages) - 1)
-        gradient, of_weight, of_bias = conv2d_backward(inputs[index], weight, gradient, needs=needs, **options)
+        gradient, of_weight, of_bias = backward(inputs[index], weight, gradient, needs=needs, **options)
         gradients.insert(0, of_weight)
         bias = of_bias if bias is None else bias
     return gradient, *gradients, bias
-
-
-def depthwise_separable_conv2d_backward(
-    grad_output: ArrayLike,
-    x: ArrayLike,
-    depthwise: ArrayLike,
-    pointwise: ArrayLike,
-    *,
-    stride: IntOrTuple = 1,
-    padding: PaddingLike = 0,
-    dilation: IntOrTuple = 1,
-    padding_mode: str = "zeros",
-    layout: str = "NCHW",
-) -> tuple[np.ndarray, ...]:
-    """Gradients of `depthwise_separable_conv2d`; what lies between its two convolutions is computed again.
-
-    Parameters
-    ----------
-    grad_output : array_like
-        Gradient of the result, before any activation.
-    x, depthwise, pointwise, stride, padding, dilation, padding_mode, layout
-        As given to `depthwise_separable_conv2d`.
-
-    Returns
-    -------
-    grad_x, grad_depthwise, grad_pointwise, grad_bias : numpy.ndarray
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastconv
-    >>> x, g = np.ones((1, 2, 4, 4), np.float32), np.ones((1, 5, 2, 2), np.float32)
-    >>> depthwise, pointwise = np.ones((2, 1, 3, 3), np.float32), np.ones((5, 2, 1, 1), np.float32)
-    >>> [v.shape for v in fastconv.depthwise_separable_conv2d_backward(g, x, depthwise, pointwise)]
-    [(1, 2, 4, 4), (2, 1, 3, 3), (5, 2, 1, 1), (5,)]
-    """
-    geometry = (stride, padding, dilation, padding_mode, layout)
-    return _backward(grad_output, x, depthwise_stages(x, depthwise, pointwise, *geometry))
 
 
 def separable_conv2d_backward(
@@ -109,7 +74,7 @@ def separable_conv2d_backward(
            [1., 2., 2., 1.]])
     """
     geometry = (stride, padding, dilation, padding_mode, layout)
-    return _backward(grad_output, x, separable_stages(x, columns, rows, *geometry))
+    return gradients_of(grad_output, x, separable_stages(x, columns, rows, *geometry))
 
 
 def flattened_conv2d_backward(
@@ -148,4 +113,4 @@ def flattened_conv2d_backward(
     [(1, 3, 4, 4), (8, 3, 1, 1), (8, 1, 3, 1), (8, 1, 1, 3), (8,)]
     """
     geometry = (stride, padding, dilation, padding_mode, layout)
-    return _backward(grad_output, x, flattened_stages(x, across, down, along, *geometry))
+    return gradients_of(grad_output, x, flattened_stages(x, across, down, along, *geometry))

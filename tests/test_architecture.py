@@ -33,6 +33,7 @@ FLOORS = [
         "response_norm",
         "separable",
         "separable_grad",
+        "depthwise_separable",
     ],
     [
         "pool_call",

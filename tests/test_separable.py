@@ -65,29 +65,40 @@ def test_flatten_finds_out():
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_depthwise_separable(layout):
-    x, depthwise, pointwise = random(2, 3, 8, 9), random(6, 1, 3, 3), random(5, 6, 1, 1)
-    dense = np.zeros((6, 3, 3, 3))
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+def test_depthwise_separable(ndim, layout):
+    sizes, window = (8, 9, 7)[:ndim], (3,) * ndim
+    x, depthwise, pointwise = random(2, 3, *sizes), random(6, 1, *window), random(5, 6, *(1,) * ndim)
+    dense = np.zeros((6, 3, *window))
     for i in range(6):
         dense[i, i // 2] = depthwise[i, 0]
-    whole = np.einsum("oi,icuv->ocuv", pointwise[:, :, 0, 0], dense)
+    whole = np.einsum("oi,ic...->oc...", pointwise.reshape(5, 6), dense)
     given = x if layout == "NCHW" else np.moveaxis(x, 1, -1)
-    y = fastconv.depthwise_separable_conv2d(given, depthwise, pointwise, stride=2, padding=1, layout=layout)
-    y = y if layout == "NCHW" else np.moveaxis(y, -1, 1)
-    np.testing.assert_allclose(y, fastconv.conv2d(x, whole, stride=2, padding=1), atol=1e-11)
+    function, conv = getattr(fastconv, f"depthwise_separable_conv{ndim}d"), getattr(fastconv, f"conv{ndim}d")
+    options = {"stride": 2, "padding": 1, "layout": layout}
+    expected = conv(x, whole, stride=2, padding=1)
+    for y in (
+        function(given, depthwise, pointwise, **options),
+        function(given[0], depthwise, pointwise, **options)[None],
+    ):
+        y = y if layout == "NCHW" else np.moveaxis(y, -1, 1)
+        np.testing.assert_allclose(y, expected[: len(y)], atol=1e-11)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize(("name", "shapes"), [
-    ("depthwise_separable_conv2d", [(6, 1, 3, 3), (4, 6, 1, 1)]),
-    ("separable_conv2d", [(2, 3, 3, 1), (4, 2, 1, 3)]),
-    ("flattened_conv2d", [(4, 3, 1, 1), (4, 1, 3, 1), (4, 1, 1, 3)]),
+@pytest.mark.parametrize(("name", "shapes", "options"), [
+    ("depthwise_separable_conv1d", [(6, 1, 3), (4, 6, 1)], {"stride": 2, "padding": ((1, 2),)}),
+    ("depthwise_separable_conv2d", [(6, 1, 3, 3), (4, 6, 1, 1)], {}),
+    ("depthwise_separable_conv3d", [(6, 1, 2, 3, 2), (4, 6, 1, 1, 1)], {"stride": 2, "padding": 1}),
+    ("separable_conv2d", [(2, 3, 3, 1), (4, 2, 1, 3)], {}),
+    ("flattened_conv2d", [(4, 3, 1, 1), (4, 1, 3, 1), (4, 1, 1, 3)], {}),
 ])  # fmt: skip
-def test_gradients(name, shapes, layout):
-    arrays = [random(2, 3, 6, 7), *(random(*shape, seed=1) for shape in shapes), random(4)]
+def test_gradients(name, shapes, options, layout):
+    sizes = (6, 7, 3)[: len(shapes[0]) - 2]
+    arrays = [random(2, 3, *sizes), *(random(*shape, seed=1) for shape in shapes), random(4)]
     if layout == "NHWC":
         arrays[0] = np.ascontiguousarray(np.moveaxis(arrays[0], 1, -1))
-    options = {"stride": (2, 1), "padding": ((1, 0), (1, 2)), "layout": layout}
+    options = {"stride": (2, 1), "padding": ((1, 0), (1, 2)), **options, "layout": layout}
     forward = getattr(fastconv, name)
     g = random(*forward(*arrays, **options).shape, seed=2)
     gradients = getattr(fastconv, f"{name}_backward")(g, *arrays[:-1], **options)
