@@ -30,8 +30,6 @@ from fastconv.adaptive import (
     adaptive_max_pool2d_backward,
     adaptive_max_pool3d,
     adaptive_max_pool3d_backward,
-    global_avg_pool,
-    global_max_pool,
 )
 from fastconv.conv import conv1d, conv2d, conv3d
 from fastconv.cpu.threads import get_num_threads, set_num_threads
@@ -75,6 +73,12 @@ from fastconv.pool_average import (
 from fastconv.pool_channels import (
     lp_pool_channels,
     lp_pool_channels_backward,
+)
+from fastconv.pool_global import (
+    global_avg_pool,
+    global_avg_pool_backward,
+    global_max_pool,
+    global_max_pool_backward,
 )
 from fastconv.pool_mixed import (
     mixed_pool1d,
@@ -249,7 +253,9 @@ __all__ = [
     "fractional_max_pool3d_backward",
     "get_num_threads",
     "global_avg_pool",
+    "global_avg_pool_backward",
     "global_max_pool",
+    "global_max_pool_backward",
     "grad",
     "group_norm",
     "group_norm_backward",

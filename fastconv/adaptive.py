@@ -1,4 +1,4 @@
-"""Adaptive and global pools: the number of windows is given, their sizes follow.
+"""Adaptive pools: the number of windows is given, their sizes follow.
 
 Output o of n along an axis of `size` cells sees the cells from floor(o*size/n) up to, not with, ceil((o + 1)*size/n).
 Where n divides the size these are windows like any others.
@@ -38,8 +38,6 @@ __all__ = [
     "adaptive_max_pool2d_backward",
     "adaptive_max_pool3d",
     "adaptive_max_pool3d_backward",
-    "global_avg_pool",
-    "global_max_pool",
 ]
 
 OutputSize = int | None | Sequence[int | None]
@@ -161,64 +159,6 @@ def max_pool(ndim: int, x: Any, output_size: Any, indexed: Any, layout: Any) -> 
 def max_pool_backward(ndim: int, grad: Any, x: Any, indices: Any, layout: Any) -> np.ndarray:
     grad, x = arrays.as_array("grad_output", grad), arrays.as_array("x", x)
     return bound(_build_max_backward, ndim, x, grad.shape, layout)(grad, x, indices)
-
-
-def _spatial(name: str, x: np.ndarray) -> int:
-    if x.ndim not in (3, 4, 5):
-        raise ValueError(f"{name} must have 3 to 5 axes (N, C, 1 to 3 spatial), got shape {x.shape}")
-    return x.ndim - 2
-
-
-def global_avg_pool(x: ArrayLike, *, layout: str = "NCHW") -> np.ndarray:
-    """Average over all spatial axes of a batch, which stay as axes of size 1.
-
-    Parameters
-    ----------
-    x : array_like
-        (N, C, L), (N, C, H, W) or (N, C, D, H, W).
-    layout : {"NCHW", "NHWC"}
-        Order of the axes.
-
-    Returns
-    -------
-    numpy.ndarray
-        (N, C, 1, ...). Its gradient is `adaptive_avg_pool2d_backward` and its kin.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastconv
-    >>> fastconv.global_avg_pool(np.arange(8.0).reshape(1, 2, 2, 2)).ravel()
-    array([1.5, 5.5])
-    """
-    x = arrays.as_array("x", x)
-    return avg_pool(_spatial("x", x), x, 1, layout)
-
-
-def global_max_pool(x: ArrayLike, *, layout: str = "NCHW") -> np.ndarray:
-    """Maximum over all spatial axes of a batch, which stay as axes of size 1.
-
-    Parameters
-    ----------
-    x : array_like
-        (N, C, L), (N, C, H, W) or (N, C, D, H, W).
-    layout : {"NCHW", "NHWC"}
-        Order of the axes.
-
-    Returns
-    -------
-    numpy.ndarray
-        (N, C, 1, ...). Its gradient is `adaptive_max_pool2d_backward` and its kin.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastconv
-    >>> fastconv.global_max_pool(np.arange(8.0).reshape(1, 2, 2, 2)).ravel()
-    array([3., 7.])
-    """
-    x = arrays.as_array("x", x)
-    return max_pool(_spatial("x", x), x, 1, False, layout)
 
 
 def adaptive_avg_pool1d(x: ArrayLike, output_size: OutputSize, *, layout: str = "NCHW") -> np.ndarray:

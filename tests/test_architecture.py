@@ -43,6 +43,7 @@ FLOORS = [
         "pool_norm",
         "resample",
         "adaptive",
+        "pool_global",
         "unpool_call",
         "unpool",
         "unpool_average",

@@ -74,14 +74,20 @@ def test_adaptive_none_keeps_an_axis_and_layouts():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_global(shape, order, dtype):
     x = integers(np.random.default_rng(0), shape, dtype)
-    axes, ndim = tuple(range(2, len(shape))), len(shape) - 2
+    axes = tuple(range(2, len(shape)))
     assert np.allclose(fastconv.global_avg_pool(order(x)), x.mean(axes, keepdims=True), rtol=1e-6)
     assert np.array_equal(fastconv.global_max_pool(order(x)), x.max(axes, keepdims=True))
-    grad = integers(np.random.default_rng(1), (*shape[:2], *(1,) * ndim), dtype)
-    back = getattr(fastconv, f"adaptive_avg_pool{ndim}d_backward")(grad, x.shape)
+    grad = integers(np.random.default_rng(1), (*shape[:2], *(1,) * len(axes)), dtype)
+    back = fastconv.global_avg_pool_backward(order(grad), x.shape)
     assert np.array_equal(back, np.broadcast_to(grad / np.dtype(dtype).type(np.prod(shape[2:])), shape))
-    rows = np.ascontiguousarray(np.moveaxis(grad, 1, -1))
-    again = getattr(fastconv, f"adaptive_avg_pool{ndim}d_backward")(rows, np.moveaxis(x, 1, -1).shape, layout="NHWC")
+    rows, whole = (np.ascontiguousarray(np.moveaxis(array, 1, -1)) for array in (grad, x))
+    again = fastconv.global_avg_pool_backward(rows, whole.shape, layout="NHWC")
+    assert np.array_equal(np.moveaxis(again, -1, 1), back)
+    back = fastconv.global_max_pool_backward(order(grad), order(x))
+    cells = x.reshape(*shape[:2], -1)
+    first = np.arange(cells.shape[2]) == cells.argmax(2)[..., None]
+    assert np.array_equal(back.reshape(cells.shape), first * grad.reshape(*shape[:2], 1))
+    again = fastconv.global_max_pool_backward(rows, whole, layout="NHWC")
     assert np.array_equal(np.moveaxis(again, -1, 1), back)
 
 
