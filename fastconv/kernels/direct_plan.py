@@ -96,6 +96,20 @@ def tile_cycles(rows: int, vectors: int, channels_form: bool, mr: int) -> float:
     return total
 
 
+#: Cycles until another thread has woken up and has its first task: 5 us.
+LATE = 15e3
+
+
+def makespan(tasks: int, cycles: float, threads: int) -> float:
+    """Cycles until equal tasks are done by this thread and others that begin later."""
+    others = min(threads, tasks) - 1
+    if others < 1:
+        return tasks * cycles
+    fair = int((tasks + others * LATE / cycles) / (others + 1))
+    mine = [min(tasks, n) for n in (fair, fair + 1)]
+    return min(max(n * cycles, (LATE + ceil_div(tasks - n, others) * cycles) if n < tasks else 0.0) for n in mine)
+
+
 def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: bool, OCP: int, threads: int) -> Tile:
     TH, TW, images = cut.TH, cut.TW, cut.images
     W, size = isa.width(spec.dtype), spec.itemsize
@@ -147,7 +161,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         # An input tile beyond half of L2 comes from L3 again for every block of output channels.
         compute *= 1.5 if 2 * resident * size > L2 else 1.2 if (resident + sums) * size > L2 else 1.0
     other = packing + streaming + finish + 400
-    cycles = (compute + other) * -(-tasks // threads)
+    cycles = makespan(tasks, compute + other, threads)
     return Tile(channels_form, cut, OCP, in_place, CB, chunk, packed, c_row, sums, tasks, compute, other, cycles)
 
 
@@ -191,10 +205,12 @@ def _tiles(spec: ConvSpec) -> Iterator[InputTile]:
     widths = {OW}
     if OW > 8 * W:
         widths |= {ceil_div(ceil_div(OW, n), W) * W for n in (2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256, 512, 2048)}
+    if OH == 1 and OW <= MANY_PIXELS:  # a small image as a line: the channel form may deal its pixels to threads
+        widths |= {ceil_div(ceil_div(OW, n), 4) * 4 for n in (2, 4)}
     one = InputTile.of(spec, OH, OW)
     for TH in heights:
         for TW in widths:
-            if TW < 3 * W and TW < OW:
+            if TW < 3 * W and TW < OW and OH > 1:
                 continue
             if TH * TW > 8192 and (TH, TW) != (1, min(widths)):
                 continue
@@ -217,7 +233,7 @@ def choose(spec: ConvSpec, threads: int, limit: int) -> Tile | None:
         for channels_form in (False, True):
             # The channel form may use any unpadded input where it lies, or pack it, which gathers strided pixels once.
             places = ([True, False] if unpadded else [False]) if channels_form else [_pixels_in_place(spec)]
-            if not channels_form and cut.images > 1:
+            if not channels_form and (cut.images > 1 or cut.TW < min(3 * W, spec.output3[2])):
                 continue
             if places == [True] and cut.TW < spec.output3[2] and cut.TH > 1:
                 continue  # rows of an input used in place keep its pitch: whole rows, or a part of one
