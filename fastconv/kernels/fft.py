@@ -39,6 +39,9 @@ NOTE = "norm-wise: an output errs by at most 16 u ||w|| ||x|| of its tile, not o
 # Header of the packed weights: largest harmless sum of a tile, whether a filter is bad, and which (one flag each).
 _HEADER = 2
 
+#: Cycles to begin a row of outputs that is stored.
+ROW = 40
+
 
 @dataclass(frozen=True, eq=False)
 class Params:
@@ -205,9 +208,13 @@ class _Way(NamedTuple):
         return max(self.per_thread * threads + self.shared, self.prepare * threads) + self.fixed
 
 
-def _far(tile: int) -> int:
-    """Further cycles for each complex vector of a tile of so many bytes, in each direction: L1, L2 or beyond."""
-    return 0 if tile < 40000 else 8 if tile < cache_sizes()[1] // 2 else 16
+def _far(tile: int) -> float:
+    """Further cycles for each complex vector of a tile of so many bytes, in each direction.
+
+    As measured. L2 holds five times as much: the tile, its outputs, the weights' spectra, and input and output that
+    stream by.
+    """
+    return 110 * min(max(tile / cache_sizes()[1] - 1 / 32, 0.0), 1.0)
 
 
 def _ways(spec: ConvSpec, grid: TileGrid) -> list[_Way]:
@@ -224,7 +231,7 @@ def _ways(spec: ConvSpec, grid: TileGrid) -> list[_Way]:
     columns = TD * s.half * s.panels
     rows = s.F * (2.1 * levels[1] + 2) + s.Q * s.panels * W * (2 + log2(W)) + 100
     forward = columns * (2.1 * levels[0] + 11 + far) + rows + 300
-    backward = columns * (2.1 * levels[0] + 18 + far) + rows + 300
+    backward = columns * (2.1 * levels[0] + 18 + far) + rows + 300 + ROW * grid.out[0] * grid.out[1]
     if spec.channels_last:
         forward, backward = forward + columns * 20, backward + columns * 20
     spectrum = s.F * 2 * W  # elements
@@ -312,7 +319,9 @@ def _rough_cycles(spec: ConvSpec, grid: TileGrid) -> float:
     columns, rows = half * -(-TW // W), -(-half // W) * TW
     transform = (columns + rows) * (1.05 * log2(half * TW) + 15) + 600 + columns * _far(rows * W * 2 * spec.itemsize)
     items = spec.N * grid.count
-    return spec.groups * (items * ((C + OC) * transform + C * OC * rows * 2.4) + C * OC * rows * W * spec.itemsize / 4)
+    stores = ROW * OC * grid.out[0] * grid.out[1]
+    products = C * OC * rows * 2.4
+    return spec.groups * (items * ((C + OC) * transform + products + stores) + C * OC * rows * W * spec.itemsize / 4)
 
 
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
@@ -336,7 +345,8 @@ def _params(spec: ConvSpec, way: _Way, threads: int) -> Params:
     constants.append(_twist(W, s, plans[1].roots, TW) if grid.line else np.empty(0))
     at = [int(v) for v in np.cumsum([0, *(len(c) for c in constants)])]
     starts = [int(v) for v in np.cumsum([t.FIELDS, *(len(p.passes) for p in plans)])]
-    together = max(1, 24576 // (s.rows * 2 * W * spec.itemsize))
+    # Panels transformed together fill three quarters of L1; two at least, for they share cache lines of the input.
+    together = max(2, cache_sizes()[0] * 3 // 4 // (s.rows * 2 * W * spec.itemsize))
     axes = [v for i in range(3) for v in (starts[i], plans[i].count, at[i])]
     shape = [TD, s.half, TW, s.rows, s.panels, together, grid.line, s.pitch, *axes, at[3], at[4]]
     shape += [v for p in plans for v in p.passes]
