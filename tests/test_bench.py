@@ -14,7 +14,7 @@ import pytest
 
 import fastconv
 from fastconv import bench
-from fastconv.bench import peers, report, runner, shapes, svg
+from fastconv.bench import fusion, peers, report, runner, shapes, svg
 from fastconv.bench.html import write_html
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -320,3 +320,12 @@ def test_the_plot_is_drawn(tmp_path):
 
     write_plot(RESULTS, tmp_path / "ratios.png", "a machine")
     assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_fusion_is_timed_step_by_step(capsys):
+    """Bias, activation and residual: the same plan, with more and more behind it, whose results are right."""
+    assert bench.main(["--fusion", "--filter", "small/tiny8", "--threads", "1", "--seconds-per-layer", "0.05"]) == 0
+    *_, head, _, row, mean = capsys.readouterr().out.strip().splitlines()
+    assert re.split(r"\s{2,}", head.strip()) == ["layer", "algorithm", "ms", *fusion.STEPS]
+    assert row.split()[:2] == ["small/tiny8", "direct"]
+    assert len(re.findall(r"[+-]\d+\.\d %", row)) == len(re.findall(r"[+-]\d+\.\d %", mean)) == len(fusion.STEPS)

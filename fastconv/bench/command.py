@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 import fastconv
-from fastconv.bench import overhead, pools, report
+from fastconv.bench import fusion, overhead, pools, report
 from fastconv.bench.directions import DIRECTIONS
 from fastconv.bench.html import write_html
 from fastconv.bench.peers import INSTALL_HINT, PEERS, Peer, load, quieten_pools
@@ -77,6 +77,13 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         return 0
     if not layers:
         parser.error(f"no layer matches --filter {options.filter!r}")
+    if options.fusion:
+        seconds = options.seconds_per_layer * (0.1 if options.quick else 1)
+        for threads in options.threads:
+            with contest([], threads):
+                print(f"\n# {threads} thread{'s' * (threads > 1)}\n")
+                print(fusion.fusion_report(layers, options.dtype, seconds), flush=True)
+        return 0
     return finish(run_layers(layers, peers, options), environment, options)
 
 
@@ -113,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--batches", type=int, nargs="+", default=[1, 8], metavar="N", help="batch sizes of the pools [1 8]")
     add("--overhead", action="store_true", help="instead of layers, time an empty call and the start of a process")
+    add("--fusion", action="store_true", help="of each layer, time what bias, activation and residual add")
     add(
         "--out",
         type=Path,
