@@ -113,29 +113,51 @@ def copy_row(typingctx: Any, src: Any, s0: Any, dst: Any, d0: Any, n: Any) -> An
     return types.void(src, size, dst, size, size), codegen
 
 
-@intrinsic
-def copy_rows(
-    typingctx: Any, src: Any, s0: Any, s_row: Any, dst: Any, d0: Any, d_row: Any, rows: Any, begin: Any, end: Any,
-    width: Any,
-) -> Any:  # fmt: skip
-    """dst[d0 + r*d_row + i] = src[s0 + r*s_row + i] for begin <= i < end, 0 for the other i < width; r < rows."""
+def _copy_rows(step: int, src: Any, dst: Any) -> Any:
+    """Signature and code of `copy_rows`, whose cells are `step` (1 or 2) apart in src."""
     dtype, size = element_dtype(src, dst), types.int64
 
     def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
         e = Emitter(b, dtype)
         source = array_pointer(context, b, sig.args[0], a[0], a[1])
         target = array_pointer(context, b, sig.args[3], a[3], a[4])
+        first, last = (b.mul(end, i64(step)) for end in a[7:9])
+        last = b.sub(last, i64(step - 1))  # behind the last cell that is copied
         vectors = b.sdiv(b.add(a[9], i64(e.width - 1)), i64(e.width))
         with cgutils.for_range(b, vectors, intp=I64) as column:  # the masks of a column serve all its rows
             at = b.mul(column.index, i64(e.width))
-            inside = b.and_(_first_lanes(e, b.sub(a[8], at)), b.not_(_first_lanes(e, b.sub(a[7], at))))
-            reader, writer = _Row(e, at, inside), _Row(e, at, _first_lanes(e, b.sub(a[9], at)))
+            readers = []
+            for part in range(step):
+                place = b.add(b.mul(at, i64(step)), i64(part * e.width))
+                inside = b.and_(_first_lanes(e, b.sub(last, place)), b.not_(_first_lanes(e, b.sub(first, place))))
+                readers.append(_Row(e, place, inside))
+            writer = _Row(e, at, _first_lanes(e, b.sub(a[9], at)))
             with cgutils.for_range(b, a[6], intp=I64) as row:
-                value = reader.load(b.gep(source, [b.mul(row.index, a[2])]))
+                begin = b.gep(source, [b.mul(row.index, a[2])])
+                cells = [reader.load(begin) for reader in readers]
+                value = cells[0] if step == 1 else e.shuffle(*cells, range(0, 2 * e.width, 2))
                 writer.store(value, b.gep(target, [b.mul(row.index, a[5])]))
         return context.get_dummy_value()
 
     return types.void(src, size, size, dst, size, size, size, size, size, size), codegen
+
+
+@intrinsic
+def copy_rows(
+    typingctx: Any, src: Any, s0: Any, s_row: Any, dst: Any, d0: Any, d_row: Any, rows: Any, begin: Any, end: Any,
+    width: Any,
+) -> Any:  # fmt: skip
+    """dst[d0 + r*d_row + i] = src[s0 + r*s_row + i] for begin <= i < end, 0 for the other i < width; r < rows."""
+    return _copy_rows(1, src, dst)
+
+
+@intrinsic
+def copy_rows_by_two(
+    typingctx: Any, src: Any, s0: Any, s_row: Any, dst: Any, d0: Any, d_row: Any, rows: Any, begin: Any, end: Any,
+    width: Any,
+) -> Any:  # fmt: skip
+    """The same with src[s0 + r*s_row + 2*i]. Reads nothing beyond the last cell."""
+    return _copy_rows(2, src, dst)
 
 
 @intrinsic

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastconv.cpu import isa
 from fastconv.cpu.jit import inline
-from fastconv.cpu.rows import copy_rows, fill_row
+from fastconv.cpu.rows import copy_rows, copy_rows_by_two, fill_row
 from fastconv.cpu.simd import unpack
 from fastconv.kernels import pack
 from fastconv.kernels.pack import pack_row, pack_rows_last
@@ -61,9 +61,9 @@ class InputTile:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether rows of the padded input are rows of x between zeros: `cut_tile` takes the short way."""
+        """Whether rows of a phase are rows of x, or every second cell of them, between zeros: the short way."""
         spec = self.spec
-        return max(spec.stride3) == 1 and spec.padding_mode == "zeros" and not spec.channels_last
+        return spec.stride3[2] <= 2 and spec.padding_mode == "zeros" and not spec.channels_last
 
     def cycles(self, channels: int) -> float:
         """What cutting it costs."""
@@ -97,20 +97,31 @@ class InputTile:
 
 
 @inline
-def _cut_plain(x, x0, channels, ID, IH, IW, d, h, w, depth, rows, width, c_pitch, dst, d0):  # type: ignore[no-untyped-def]
-    """Stride 1, zeros around x, which begins at x0; (d, h, w): the tile's first cell, negative in the padding."""
-    top = min(max(-h, 0), rows)
-    bottom = min(max(IH - h, top), rows)
-    left = min(max(-w, 0), width)
-    right = min(max(IW - w, left), width)
+def _inside(first, stride, size, extent):  # type: ignore[no-untyped-def]
+    """The range of cells e < extent for which first + e*stride lies in the input."""
+    begin = min(max((stride - 1 - first) // stride, 0), extent)
+    end = min(max((size + stride - 1 - first) // stride, begin), extent)
+    return begin, end
+
+
+@inline
+def _cut_plain(  # type: ignore[no-untyped-def]
+    x, x0, channels, ID, IH, IW, sd, sh, sw, d, h, w, depth, rows, width, c_pitch, dst, d0
+):
+    """One phase with zeros around x, which begins at x0; (d, h, w): its first cell, negative in the padding."""
+    top, bottom = _inside(h, sh, IH, rows)
+    left, right = _inside(w, sw, IW, width)
     for c in range(channels):
         for i in range(depth):
-            inside = 0 <= d + i < ID
-            begin, end = (top, bottom) if inside else (0, 0)
+            begin, end = (top, bottom) if 0 <= d + i * sd < ID else (0, 0)
             place = d0 + c * c_pitch + i * rows * width
-            source = x0 + ((c * ID + d + i) * IH + h) * IW + w
+            source = x0 + ((c * ID + d + i * sd) * IH + h + begin * sh) * IW + w
+            target = place + begin * width
             fill_row(dst, place, begin * width)
-            copy_rows(x, source + begin * IW, IW, dst, place + begin * width, width, end - begin, left, right, width)
+            if sw == 1:
+                copy_rows(x, source, sh * IW, dst, target, width, end - begin, left, right, width)
+            else:
+                copy_rows_by_two(x, source, sh * IW, dst, target, width, end - begin, left, right, width)
             fill_row(dst, place + end * width, (rows - end) * width)
 
 
@@ -121,18 +132,19 @@ def cut_tile(geometry, tables, x, n, channel, channels, od, oh0, ow0, dst, d0): 
         channels_last, C, ID, IH, IW, sd, sh, sw, ld, lh, lw, hd, hh, nd, nh, nw, TH, pitch, plane, c_pitch,
         src_h, src_w, phase_d, phase_h, phase_w, plain,
     ) = unpack(geometry, TILE_FIELDS)  # fmt: skip
-    if plain:
-        _cut_plain(
-            x, (n * C + channel) * ID * IH * IW, channels, ID, IH, IW, od - ld, oh0 - lh, ow0 - lw, 1 + hd, TH + hh,
-            pitch, c_pitch, dst, d0,
-        )  # fmt: skip
-        return
     count_h, count_w = src_w - src_h, phase_d - src_w
     for a in range(nd):
         for b in range(nh):
             for e in range(nw):
                 place = d0 + ((a * nh + b) * nw + e) * plane
                 first_w = ow0 * sw + tables[phase_w + e]
+                if plain:
+                    _cut_plain(
+                        x, (n * C + channel) * ID * IH * IW, channels, ID, IH, IW, sd, sh, sw,
+                        od * sd + tables[phase_d + a] - ld, oh0 * sh + tables[phase_h + b] - lh, first_w - lw,
+                        1 + hd, TH + hh, pitch, c_pitch, dst, place,
+                    )  # fmt: skip
+                    continue
                 for i in range(1 + hd):
                     at_d = (od + i) * sd + tables[phase_d + a]
                     from_d = tables[at_d] if at_d < src_h else -1
