@@ -153,6 +153,25 @@ class Frame:
                 array = array.astype(self.dtype)
         return array if self.from_memory is None else array.transpose(self.from_memory)
 
+    def target(self, sizes: tuple[int, ...], out: Any, **inputs: np.ndarray) -> np.ndarray:
+        """Where kernels write a result: the memory of the caller's `out`, which is checked first, or a new array."""
+        if out is None:
+            return self.empty(sizes)
+        array = arrays.check_out(out, self.shape(sizes), self.dtype)
+        arrays.check_no_overlap(array, **inputs)
+        if self.to_memory is not None:
+            array = array.transpose(self.to_memory)
+        return array if self.native and array.flags.num & arrays.READY == arrays.READY else self.empty(sizes)
+
+    def deliver(self, target: np.ndarray, out: Any) -> np.ndarray:
+        """What `target` gave, filled, as the caller sees it: in `out` if there is one."""
+        result = self.result(target)
+        if out is None:
+            return result
+        if not np.may_share_memory(target, out):
+            np.copyto(out, result)
+        return out
+
     def into(self, out: Any, result: np.ndarray, **inputs: np.ndarray) -> np.ndarray:
         """`result` written to the caller's `out`, which is checked first."""
         target = arrays.check_out(out, result.shape, result.dtype)

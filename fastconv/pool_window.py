@@ -39,10 +39,9 @@ def planned(frame: Frame, spec: PoolSpec, plan: kernels.Plan) -> Call:
     """The call that runs a plan without indices."""
 
     def call(x: np.ndarray, out: Any = None) -> np.ndarray:
-        flat, result = frame.flat(x), frame.empty(spec.output)
-        kernels.run(plan, flat, result.reshape(-1))
-        result = frame.result(result)
-        return result if out is None else frame.into(out, result, x=x)
+        flat, target = frame.flat(x), frame.target(spec.output, out, x=x)
+        kernels.run(plan, flat, target.reshape(-1))
+        return frame.deliver(target, out)
 
     return call
 
@@ -54,11 +53,10 @@ def ranked(frame: Frame, spec: PoolSpec, plan: kernels.Plan) -> Call:
     """The call that runs a plan with indices."""
 
     def call(x: np.ndarray, out: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        flat, result, indices = frame.flat(x), frame.empty(spec.output), frame.empty(spec.output, np.int64)
-        kernels.run(plan, flat, result.reshape(-1), indices.reshape(-1))
-        result = frame.result(result)
+        flat, target, indices = frame.flat(x), frame.target(spec.output, out, x=x), frame.empty(spec.output, np.int64)
+        kernels.run(plan, flat, target.reshape(-1), indices.reshape(-1))
         places = indices if frame.from_memory is None else indices.transpose(frame.from_memory)
-        return (result if out is None else frame.into(out, result, x=x)), places
+        return frame.deliver(target, out), places
 
     return call
 

@@ -158,10 +158,9 @@ def map_call(frame: Frame, axes: Sequence[Axis]) -> Call:
     sizes = tuple(axis.outputs for axis in axes)
 
     def call(x: np.ndarray, out: Any = None) -> np.ndarray:
-        flat, result = frame.flat(x), frame.empty(sizes)
-        kernels.run(plan, flat, result.reshape(-1))
-        result = frame.result(result)
-        return result if out is None else frame.into(out, result, x=x)
+        flat, target = frame.flat(x), frame.target(sizes, out, x=x)
+        kernels.run(plan, flat, target.reshape(-1))
+        return frame.deliver(target, out)
 
     return call
 

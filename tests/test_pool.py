@@ -221,9 +221,15 @@ def test_layouts_and_batches(name):
     frozen.flags.writeable = False
     assert np.array_equal(pool(frozen, 3, 2, 1), expected)
     assert np.allclose(pool(x.tolist(), 3, 2, 1), expected)
-    out = np.empty((5, 4, 5, 2), np.float32).transpose(3, 0, 2, 1)
-    assert pool(x, 3, 2, 1, out=out) is out
-    assert np.array_equal(out, expected)
+    for out in (
+        np.empty((5, 4, 5, 2), np.float32).transpose(3, 0, 2, 1),
+        np.empty((2, 5, 5, 4), np.float32),
+        np.empty((2, 5, 4, 5), np.float32).transpose(0, 3, 1, 2),
+    ):
+        for image in (x, last(x)):
+            out[...] = np.nan
+            assert pool(image, 3, 2, 1, out=out) is out
+            assert np.array_equal(out, expected)
     half = pool(x.astype(np.float16), 3, 2, 1)
     assert half.dtype == np.float16
     assert np.allclose(half, expected, rtol=1e-3)
