@@ -15,7 +15,8 @@ import numpy as np
 
 from fastconv.cpu.jit import inline
 from fastconv.cpu.rows import add_row, add_rows, copy_row
-from fastconv.kernels.activations import ACTIVATIONS, activate_row
+from fastconv.cpu.vectors import less, row_map
+from fastconv.kernels.activations import ACTIVATIONS, RELU, activate_row
 
 _PARAMETERS: dict[str, tuple[float, ...]] = {"leaky_relu": (0.01,), "clip": (-math.inf, math.inf), "elu": (1.0,)}
 _INTEGER_ACTIVATIONS = ("relu", "relu6", "clip")
@@ -71,12 +72,25 @@ def activate(out, o0, n, constants):  # type: ignore[no-untyped-def]
     activate_row(out, o0, out, o0, n, constants)
 
 
+def _relu(e, x, s):  # type: ignore[no-untyped-def]
+    total = e.add(x[0], s[0])
+    return e.builder.select(less(e, total, e.constant(0)), e.constant(0), total)
+
+
+_relu_row = row_map(1, 1, _relu)
+_residual_row = row_map(2, 1, lambda e, x, s: e.add(e.add(x[0], s[0]), x[1]))
+
+
 @inline
 def store_row(src, s0, out, o0, n, bias, residual, constants):  # type: ignore[no-untyped-def]
     """out[o0 : o0+n] = activation(src[s0 : s0+n] + bias + residual[o0 : o0+n]); `bias` is this channel's value."""
-    add_row(src, s0, out, o0, n, bias)
     if residual.size:
-        add_rows(out, o0, residual, o0, out, o0, n)
+        _residual_row(n, out, o0, src, s0, residual, o0, bias)
+    elif constants[0] == RELU:  # what networks use most, in one pass
+        _relu_row(n, out, o0, src, s0, bias)
+        return
+    else:
+        add_row(src, s0, out, o0, n, bias)
     if constants[0] != 0:
         activate(out, o0, n, constants)
 
