@@ -12,7 +12,7 @@ import pytest
 
 from fastconv.cpu import isa
 from fastconv.cpu.window import cut, heights, sets
-from fastconv.kernels import depthwise, depthwise_last, depthwise_rolling
+from fastconv.kernels import depthwise, depthwise_last, depthwise_rolling, weight_grad_direct, weight_grad_dots
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.spec import ConvSpec
 
@@ -254,6 +254,30 @@ def test_rolling_windows():
         spec = ConvSpec.make((1, 2, 9, 9), (2, 1, 3, 3), groups=2, padding=1, **other)
         assert not depthwise_rolling.accepts(spec)
     assert not depthwise_rolling.accepts(ConvSpec.make((1, 2, 9, 9), (2, 1, 5, 5), groups=2))
+
+
+def test_weight_gradients_of_rolling_windows():
+    """Planes that are read where they lie against the other algorithm: every tail, strides, chains of rows, flip."""
+    rng = np.random.default_rng(7)
+    W = isa.width("float32")
+    sizes = [(4, width) for width in range(1, 2 * W + 4)] + [(150, 9), (1, 1)]
+    for number, size in enumerate(sizes):
+        options = {
+            "stride": [1, 2, (1, 2), (2, 1)][number % 4], "padding": [1, 2, ((2, 0), (1, 3))][number % 3],
+            "flip": bool(number & 1), "dtype": ["float32", "float64"][number // 2 % 2],
+        }  # fmt: skip
+        spec = ConvSpec.make((2, 19, *size), (19, 1, 3, 3), groups=19, **options)
+        x, g = (rng.integers(-8, 9, np.prod(shape)).astype(spec.dtype) for shape in (spec.x_shape, spec.out_shape))
+        results = []
+        for module in (weight_grad_direct, weight_grad_dots):
+            params = module.parameters(spec, 2, LIMIT)
+            results.append(np.full(spec.OC * spec.K, 77, spec.dtype))
+            module.run(spec, params, x, g, results[-1])
+        assert params.form == "rolling"
+        np.testing.assert_array_equal(*results, err_msg=str(spec))
+    assert weight_grad_dots.parameters(spec, 1, 1000).startswith("its smallest tile exceeds")
+    few = ConvSpec.make((1, 2, 9, 9), (2, 1, 3, 3), groups=2)
+    assert weight_grad_dots.parameters(few, 1, LIMIT).form == "planes"
 
 
 def test_channels_lie_in_lanes_where_they_can():

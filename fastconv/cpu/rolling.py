@@ -109,7 +109,7 @@ class _Column:
         b.position_at_end(done)
 
 
-def _bits(b: Any, number: Any, width: int) -> Any:
+def bits(b: Any, number: Any, width: int) -> Any:
     """The lowest bits of an integer as a lane mask."""
     return b.bitcast(b.trunc(number, ir.IntType(width)), ir.VectorType(ir.IntType(1), width))
 
@@ -150,8 +150,8 @@ def roll(
         p = {
             "pitch": pitch, "row": row, "height": height, "d_pitch": d_pitch, "rows": rows, "every": every,
             "ahead": ahead, "d_ahead": d_ahead,
-            "some": _Row(e, i64(0), _bits(b, stored, e.width)),
-            "some_of_half": _Row(half, i64(0), _bits(b, stored, half.width)),
+            "some": _Row(e, i64(0), bits(b, stored, e.width)),
+            "some_of_half": _Row(half, i64(0), bits(b, stored, half.width)),
         }  # fmt: skip
         starts = pointer(2, s0), pointer(7, d0), pointer(14, w0), pointer(17, b0)
         inside, zeros = pointer(19, masks), pointer(21, z0)
@@ -177,7 +177,7 @@ def roll(
             at = b.select(b.icmp_signed("<", start, last), start, last)  # the last one overlaps
             target = b.gep(here[1], [b.lshr(at, b.sub(every, i64(1)))])
             first = b.mul(j, i64(SIZE))
-            lanes_in = [_bits(b, b.load(b.gep(inside, [b.add(first, i64(s))])), e.width) for s in range(SIZE)]
+            lanes_in = [bits(b, b.load(b.gep(inside, [b.add(first, i64(s))])), e.width) for s in range(SIZE)]
             _Column(b, e, p, down).emit(taps, added, b.gep(here[0], [at]), b.gep(zeros, [at]), target, lanes_in)
             following = b.add(j, i64(1))
             j.add_incoming(following, b.block)

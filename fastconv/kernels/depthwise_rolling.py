@@ -41,22 +41,29 @@ def cycles(spec: ConvSpec) -> float:
     return columns * spec.output3[1] * (spec.K / 2 + 4.0) + 40
 
 
+def lanes_inside(spec: ConvSpec, last: int = 1 << 62) -> tuple[int, np.ndarray]:
+    """Columns of a row, the last beginning at cell `last`, and lanes inside the image for each (column, tap).
+
+    A strided convolution computes the sums between its outputs too.
+    """
+    W = isa.width(spec.dtype)
+    start = np.minimum(np.arange(-(-spec.output3[2] * spec.stride3[2] // W)) * W, last)
+    cell = start[:, None, None] + np.arange(SIZE)[:, None] + np.arange(W) - spec.padding3[2][0]
+    inside = (cell >= 0) & (cell < spec.input3[2])
+    return len(start), (inside << np.arange(W)).sum(axis=2).astype(np.int64).reshape(-1)
+
+
 def tables(spec: ConvSpec, group: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Geometry and tables of `planes`, for tasks of `group` channels and `rows` output rows."""
     (ID, IH, IW), (OD, OH, OW), M = spec.input3, spec.output3, spec.OC // spec.C
     sd, sh, sw = spec.stride3
-    W, pw = isa.width(spec.dtype), spec.padding3[2][0]
-    cells = OW * sw  # a strided convolution computes the sums between its outputs too
-    start = np.minimum(np.arange(-(-cells // W)) * W, max(cells - W, 0))
-    cell = start[:, None, None] + np.arange(SIZE)[:, None] + np.arange(W) - pw
-    inside = (cell >= 0) & (cell < IW)
-    masks = (inside << np.arange(W)).sum(axis=2).astype(np.int64).reshape(-1)
-    size = spec.itemsize
+    cells, W, pw, size = OW * sw, isa.width(spec.dtype), spec.padding3[2][0], spec.itemsize
+    columns, masks = lanes_inside(spec, max(cells - W, 0))
     together = max(1, min(group, BAND // (IH * IW * size))) if M == 1 else 1
     band = rows if IH * IW * size <= BAND else max(4, min(rows, BAND // (sh * IW * size)))
     geometry = [
         spec.C, M, ID, IH, IW, OD, OH, OW, sd, sh, sw, spec.padding3[1][0], pw, spec.flip, group, rows, together,
-        band, len(start), max(cells - W, 0),
+        band, columns, max(cells - W, 0),
     ]  # fmt: skip
     return np.array(geometry, np.int64), masks
 

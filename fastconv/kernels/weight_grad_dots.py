@@ -8,6 +8,8 @@ x with its padding, in planes by stride phase, so that every tap is a shift; dY 
 so that one run of vectors passes through all rows of the tile. A vector of dY then meets up to twelve shifts of x, and
 the sums stay in registers. Lanes are added up once, at the end.
 
+3x3 planes are multiplied where they lie: `cpu/rolling_dots.py`.
+
 Zeros of dY meet cells of x that the tap does not touch. Were they not finite, the product would be NaN: a result that
 is not finite is computed again by `weight_grad_direct`.
 """
@@ -21,7 +23,7 @@ import numpy as np
 from fastconv.cpu import isa, threads, workspace
 from fastconv.cpu.caches import cache_sizes
 from fastconv.cpu.dots import most_shifts
-from fastconv.kernels import weight_grad_direct, weight_grad_dots_kernels
+from fastconv.kernels import depthwise_rolling, weight_grad_direct, weight_grad_dots_kernels
 from fastconv.kernels.common import LONGEST_CHAIN, Cost, ceil_div
 from fastconv.kernels.direct_plan import SMALL, as_line
 from fastconv.kernels.input_tile import InputTile
@@ -64,6 +66,8 @@ def lanes_are_channels(spec: ConvSpec) -> bool:
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     spec = as_line(spec)
     threads = threads if spec.flops > SMALL / 4 else 1
+    if _rolls(spec):
+        return _rolling(spec, threads, limit)
     return _by_channel(spec, threads, limit) if lanes_are_channels(spec) else _by_pixel(spec, threads, limit)
 
 
@@ -72,7 +76,7 @@ def cost(spec: ConvSpec, params: Params) -> Cost:
 
 
 def run(spec: ConvSpec, params: Params, x: np.ndarray, grad_output: np.ndarray, out: np.ndarray) -> None:
-    kernel = weight_grad_dots_kernels.planes if params.form == "planes" else weight_grad_dots_kernels.lanes
+    kernel = _KERNELS[params.form]
     with workspace.scratch(spec.dtype, params.elements, 1) as scratch:
         arrays = (params.geometry, params.tile, params.tables, x, grad_output, out, scratch)
         threads.run(kernel, params.tasks, arrays, params.threads)
@@ -82,6 +86,37 @@ def run(spec: ConvSpec, params: Params, x: np.ndarray, grad_output: np.ndarray, 
         other = weight_grad_direct.parameters(spec, params.threads, params.limit)
         if not isinstance(other, str):
             weight_grad_direct.run(spec, other, x, grad_output, out)
+
+
+_KERNELS = {
+    "planes": weight_grad_dots_kernels.planes,
+    "lanes": weight_grad_dots_kernels.lanes,
+    "rolling": weight_grad_dots_kernels.rolling,
+}
+
+
+def _rolls(spec: ConvSpec) -> bool:
+    """Whether 3x3 planes are multiplied where they lie: a channel's sums are one segment, channels are the tasks."""
+    columns = ceil_div(spec.output3[2] * spec.stride3[2], isa.width(spec.dtype))
+    chains = spec.N * spec.output3[0] * ceil_div(spec.output3[1], LONGEST_CHAIN) * columns
+    return depthwise_rolling.accepts(spec) and spec.OC == spec.C >= TASKS and chains <= SEGMENT
+
+
+def _rolling(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+    W, size, C, taps = isa.width(spec.dtype), spec.itemsize, spec.C, spec.K
+    columns, inside = depthwise_rolling.lanes_inside(spec)
+    # A row of a column waits for memory rather than for its nine multiply-adds.
+    one = spec.N * spec.output3[0] * columns * (spec.output3[1] * 10.0 + 30) + taps * 5
+    GB = max(1, min(int(TASK / one), ceil_div(C, TASKS)))
+    sums = workspace.aligned(GB * taps * W + W * W, size)
+    zeros = workspace.aligned(spec.input3[2] + W, size)
+    tile = InputTile.of(spec, 1, 1)
+    at = sum(len(table) for table in tile.tables())
+    geometry = [
+        False, C, *spec.input3, *spec.output3, *spec.stride3, *(lo for lo, _ in spec.padding3[1:]), spec.N, columns,
+        1, GB, spec.flip, zeros, 0, 0, 0, 0, sums + zeros, at, ceil_div(C, GB), 0,
+    ]  # fmt: skip
+    return _finished("rolling", spec, tile, geometry, inside, threads, limit, one * C, 0.0)
 
 
 def _even(size: int, most: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastconv.cpu.dots import add_lanes, dot_block
 from fastconv.cpu.jit import inline, kernel
+from fastconv.cpu.rolling_dots import TAPS, roll_dots
 from fastconv.cpu.rows import add_rows, copy_row, copy_rows, fill_row
 from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
 from fastconv.kernels.common import LONGEST_CHAIN
@@ -34,6 +35,49 @@ def _multiply(rows, shifts, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row,
             rows, shifts, Y, y0 + v * W, y_row, X, x0 + v * W, off, j0, min(LONGEST_CHAIN, vectors - v), C, c0, c_row,
             v > 0 or accumulate,
         )  # fmt: skip
+
+
+@inline
+def _add_lanes(sums, s0, dst, d0, length, corner):  # type: ignore[no-untyped-def]
+    """dst[d0 + i] = the lanes of vector i of the sums added up, i < length; sums[corner] has room for a vector."""
+    W = vector_width(sums)
+    for j in range(0, length, W):
+        if length - j >= W:
+            add_lanes(sums, s0 + j * W, dst, d0 + j)
+        else:
+            add_lanes(sums, s0 + j * W, sums, corner)
+            copy_row(sums, corner, dst, d0 + j, length - j)
+
+
+@kernel
+def rolling(thread, counter, tasks, geometry, tile, tables, x, grad, out, scratch):  # type: ignore[no-untyped-def]
+    """Lanes are pixels of planes that are read where they lie. A task: some channels."""
+    (
+        _, C, ID, IH, IW, OD, OH, OW, sd, sh, sw, ph, pw, N, columns, _, GB, flip, zeros, _, _, _, _, per_thread, at,
+        _, _, shared,
+    ) = unpack(geometry, FIELDS)  # fmt: skip
+    W = vector_width(x)
+    none = shared + thread * per_thread
+    acc = none + zeros
+    corner = none + per_thread - W
+    first, step = (acc + (TAPS - 1) * W, -W) if flip else (acc, W)
+    fill_row(scratch, none, zeros)
+    while True:
+        task = claim(counter)
+        if task >= tasks:
+            break
+        g0, g_end = task * GB, min(C, task * GB + GB)
+        for g in range(g0, g_end):
+            for n in range(N):
+                for od in range(OD):
+                    for oh in range(0, OH, LONGEST_CHAIN):
+                        row, rows = oh * sh - ph, min(LONGEST_CHAIN, OH - oh)
+                        roll_dots(
+                            sh, sw, x, (((n * C + g) * ID + od * sd) * IH + row) * IW - pw, IW, row, IH,
+                            grad, (((n * C + g) * OD + od) * OH + oh) * OW, OW, rows, columns, OW,
+                            scratch, first + (g - g0) * TAPS * W, step, tables, at, scratch, none - pw, n + od + oh > 0,
+                        )  # fmt: skip
+        _add_lanes(scratch, acc, out, g0 * TAPS, (g_end - g0) * TAPS, corner)
 
 
 @kernel
@@ -104,12 +148,7 @@ def planes(thread, counter, tasks, geometry, tile, tables, x, grad, out, scratch
         for line in range(lines):
             target = d0 + (block * GB * OC + oc0 + line) * K + c0 * taps
             source = acc + line * c_row * W
-            for j in range(0, length, W):
-                if length - j >= W:
-                    add_lanes(scratch, source + j * W, dst, target + j)
-                else:
-                    add_lanes(scratch, source + j * W, scratch, corner)
-                    copy_row(scratch, corner, dst, target + j, length - j)
+            _add_lanes(scratch, source, dst, target, length, corner)
 
 
 @inline
