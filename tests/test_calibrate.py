@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from fastconv.cpu import isa, peak, store
+from fastconv.cpu import isa, peak, store, threads
 from fastconv.plan import calibrate, candidates
 
 
@@ -141,10 +141,10 @@ def test_multiply_add_loop_computes():
 
     for dtype in ("float32", "float64"):
         sums = np.zeros(3, dtype)
-        peak._compute(0, np.zeros(1, np.int64), 3, np.array([200]), sums)
+        threads.run(peak._compute, 3, (np.array([200]), sums), 1)
         assert sums == pytest.approx(2.0 * peak.CHAINS)
     sums = np.zeros(1, np.int64)
-    peak._compute(0, np.zeros(1, np.int64), 1, np.array([2]), sums)
+    threads.run(peak._compute, 1, (np.array([2]), sums), 1)
     assert sums[0] == sum((chain * 3 + 7) * 3 + 7 for chain in range(peak.CHAINS))
 
 

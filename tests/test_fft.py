@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from fastconv.cpu import fft_transform, isa
+from fastconv.cpu.cached import cached
 from fastconv.cpu.fft_transform import columns, finish, rows_backward, rows_forward
-from fastconv.cpu.jit import kernel
 from fastconv.kernels import fft
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.kernels.fft_axes import SMOOTH, axis_plan, radices
@@ -79,7 +79,7 @@ def error(got, want, x, w):
 # ---- transforms --------------------------------------------------------------------------------------------------
 
 
-@kernel
+@cached
 def there_and_back(shape, constants, data, panels, q, spectrum, size, depth, height, out):
     columns(shape, constants, 0, data, 0, panels, 0)
     for k in range(q):
@@ -91,7 +91,7 @@ def there_and_back(shape, constants, data, panels, q, spectrum, size, depth, hei
     finish(shape, constants, 0, data, 0, out, 0, panels, depth, height)
 
 
-@kernel
+@cached
 def forward(shape, constants, data, panels, q, spectrum, size):
     columns(shape, constants, 0, data, 0, panels, 0)
     for k in range(q):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastconv.cpu import isa
-from fastconv.cpu.jit import kernel
+from fastconv.cpu.cached import cached
 from fastconv.cpu.microkernel import (
     gemm_block,
     gemm_channels,
@@ -31,27 +31,27 @@ OTHER_CPUS = {"haswell": AVX2, "generic": ""}
 INSIDE = "FASTCONV_TEST_CPU"
 
 
-@kernel
+@cached
 def _tile(mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate):
     microkernel(mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate)
 
 
-@kernel
+@cached
 def _tile_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate):
     microkernel_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate, 0, 0)
 
 
-@kernel
+@cached
 def _block(rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate):
     gemm_block(rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate)
 
 
-@kernel
+@cached
 def _channels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate):
     gemm_channels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate)
 
 
-@kernel
+@cached
 def _rows(which, src, s0, other, dst, d0, n):
     if which == 0:
         copy_row(src, s0, dst, d0, n)
@@ -65,7 +65,7 @@ def _rows(which, src, s0, other, dst, d0, n):
         add_rows(src, s0, other, s0, dst, d0, n)
 
 
-@kernel
+@cached
 def _transpose(src, s0, src_row, dst, d0, dst_row):
     transpose_block(src, s0, src_row, dst, d0, dst_row)
 

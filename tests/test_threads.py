@@ -16,8 +16,9 @@ from fastconv.cpu import threads
 
 TESTS = Path(__file__).parent
 SCENARIOS = (
-    "bitwise_equal", "really_parallel", "few_tasks", "eight_threads", "fork_fresh", "fork_after_use",
-    "fork_while_busy", "set_num_threads_1", "signal_handler", "user_prange", "user_prange_beside",
+    "bitwise_equal", "really_parallel", "few_tasks", "eight_threads", "oversubscribed", "asleep", "exit_while_busy",
+    "fork_fresh", "fork_after_use", "fork_while_busy", "set_num_threads_1", "signal_handler", "user_prange",
+    "user_prange_beside",
 )  # fmt: skip
 
 
@@ -32,10 +33,9 @@ def in_process(code: list[str], **environment: str) -> subprocess.CompletedProce
     )
 
 
-def scenario(name: str, layer: str, **environment: str) -> str:
+def scenario(name: str, layer: str, **environment: str) -> None:
     done = in_process([str(TESTS / "thread_scenarios.py"), name], NUMBA_THREADING_LAYER=layer, **environment)
     assert done.returncode == 0, f"{name} under {layer} ended with {done.returncode}:\n{done.stderr[-3000:]}"
-    return done.stdout.strip().splitlines()[-1]
 
 
 @cache
@@ -55,8 +55,7 @@ def layer(request):
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario(name, layer):
-    expected = "Python threads" if layer == "workqueue" else f"numba {layer}"
-    assert scenario(name, layer) == expected
+    scenario(name, layer)
 
 
 def test_one_thread(layer):
@@ -65,12 +64,6 @@ def test_one_thread(layer):
 
 def test_more_threads_than_cpus(layer):
     scenario("many_numba_threads", layer, NUMBA_NUM_THREADS="8")
-
-
-def test_layer_that_cannot_be_loaded():
-    if missing("tbb") is None:
-        pytest.skip("tbb can be loaded here")
-    assert scenario("really_parallel", "tbb") == "Python threads"
 
 
 def test_get_and_set():
@@ -97,7 +90,7 @@ def test_set_wrong_type(n):
 
 
 def test_nothing_is_kept_after_a_run():
-    """Arrays and counters go back: a long-running process must not grow."""
+    """A long-running process must not grow."""
     import gc
     import weakref
 
@@ -106,10 +99,10 @@ def test_nothing_is_kept_after_a_run():
     out = np.zeros(TASKS * ROW, np.float32)
     seen = weakref.ref(out)
     threads.run(waves, TASKS, (X, out), 2)
-    kept = len(threads._counters)  # as many as the most threads that ever called at once
+    started = len(threads._crew.helpers)
     for _ in range(10):
         threads.run(waves, TASKS, (X, out), 2)
-    assert len(threads._counters) == kept
+    assert len(threads._crew.helpers) == started == 1
     del out
     gc.collect()
     assert seen() is None

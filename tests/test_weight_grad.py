@@ -10,8 +10,8 @@ from cases import GUARD, reduced, sample
 
 import fastconv
 from fastconv.cpu import isa
+from fastconv.cpu.cached import cached
 from fastconv.cpu.dots import add_lanes, dots, dots_twin, most_shifts
-from fastconv.cpu.jit import kernel
 from fastconv.kernels import bias_grad, weight_grad_direct, weight_grad_dots
 from fastconv.plan.candidates import WEIGHT
 from fastconv.plan.dispatch import plan_spec
@@ -268,12 +268,12 @@ def test_the_plan_takes_the_right_one():
     assert {module.NAME for module in OWN} <= {module.NAME for module in WEIGHT}
 
 
-@kernel
+@cached
 def _dots(mr, nt, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row, accumulate):
     dots(mr, nt, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row, accumulate)
 
 
-@kernel
+@cached
 def _add_lanes(src, s0, dst, d0):
     add_lanes(src, s0, dst, d0)
 

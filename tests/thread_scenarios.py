@@ -97,7 +97,8 @@ def work(n: int = 2) -> np.ndarray:
 def parallel(n: int = 2, seconds: float = 5, workers: int | None = None) -> bool:
     """Whether `n` tasks run at the same time."""
     out = np.zeros(n, np.int64)
-    threads.run(meeting, n, (np.array([int(seconds * 1e7)]), np.zeros(1, np.int64), out), workers or n)
+    threads.run(meeting, 1, (np.array([0]), np.zeros(1, np.int64), out), 1)  # compiled: helpers fall asleep meanwhile
+    threads.run(meeting, n, (np.array([int(seconds * 1e8)]), np.zeros(1, np.int64), out), workers or n)
     return bool(out.all())
 
 
@@ -115,7 +116,7 @@ def bitwise_equal() -> None:
 
 
 def really_parallel() -> None:
-    assert parallel(), f"{threads.engine()} ran the tasks one after another"
+    assert parallel(), "the tasks ran one after another"
     for _ in range(300):
         check()
 
@@ -192,6 +193,52 @@ def fork_after_use() -> None:
     in_child(in_the_child)
 
 
+def oversubscribed() -> None:
+    """Thousands of short jobs of several threads, with more helpers than cores: they join and leave all the time."""
+    expected = np.full(TASKS * ROW, np.nan, np.float32)
+    threads.run(waves, TASKS, (X, expected), 1)
+    failures: list[BaseException] = []
+
+    def caller(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        try:
+            for i in range(3000):
+                tasks = int(random.integers(1, TASKS + 1))
+                out = np.full(TASKS * ROW, np.nan, np.float32)
+                threads.run(waves, tasks, (X, out), int(random.integers(1, 9)))
+                assert out[: tasks * ROW].tobytes() == expected[: tasks * ROW].tobytes()
+                assert np.isnan(out[tasks * ROW :]).all()
+                if i % 500 == 0:
+                    time.sleep(2 * threads.PATIENCE)  # helpers fall asleep
+        except BaseException as error:
+            failures.append(error)
+
+    callers = [threading.Thread(target=caller, args=(seed,)) for seed in range(3)]
+    for t in callers:
+        t.start()
+    for t in callers:
+        t.join()
+    assert not failures, failures
+
+
+def asleep() -> None:
+    """Helpers that have gone to sleep come again, and sleep when nothing comes."""
+    assert parallel(4, workers=4)
+    for _ in range(5):
+        end = time.monotonic() + 10
+        while len(threads._crew.asleep) < 3:
+            assert time.monotonic() < end, "helpers do not sleep"
+            time.sleep(0.01)
+        assert parallel(4, workers=4)
+
+
+def exit_while_busy() -> None:
+    """The interpreter goes down while helpers watch and a daemon thread computes."""
+    threading.Thread(target=lambda: [parallel(3, 0.01, workers=2) for _ in range(10**6)], daemon=True).start()
+    time.sleep(0.3)
+    check()
+
+
 def fork_while_busy() -> None:
     started = threading.Event()
     stop = threading.Event()
@@ -229,7 +276,7 @@ def one_numba_thread() -> None:
 def many_numba_threads() -> None:
     assert threads.get_num_threads() == 8
     bitwise_equal()
-    assert parallel(8) or threads.engine() == "numba tbb"  # tbb never promises to run tasks at the same time
+    assert parallel(8)
     assert numba.get_num_threads() == 8
 
 
@@ -320,12 +367,12 @@ def user_prange_beside() -> None:
 SCENARIOS = {
     f.__name__: f
     for f in (
-        bitwise_equal, really_parallel, few_tasks, eight_threads, fork_fresh, fork_after_use, fork_while_busy,
-        set_num_threads_1, one_numba_thread, many_numba_threads, signal_handler, user_prange, user_prange_beside,
+        bitwise_equal, really_parallel, few_tasks, eight_threads, oversubscribed, asleep, exit_while_busy, fork_fresh,
+        fork_after_use, fork_while_busy, set_num_threads_1, one_numba_thread, many_numba_threads, signal_handler,
+        user_prange, user_prange_beside,
     )
 }  # fmt: skip
 
 
 if __name__ == "__main__":
     SCENARIOS[sys.argv[1]]()
-    print(threads.engine())

@@ -1,60 +1,53 @@
 """The task runner: every kernel is run by several threads here, or by the caller alone where that is not safe.
 
-A kernel is ``kernel(thread, counter, tasks, *arrays)``: nogil, it takes task numbers from the shared counter until
-none is left, so any number of threads may run it on one counter. Tasks never share an output element: a result is
-bitwise the same for any number of threads.
+A kernel's tasks are numbers taken from a shared counter, so any number of threads may work on them. Tasks never share
+an output element: a result is bitwise the same for any number of threads.
 
-Who runs the tasks:
+Helpers are daemon threads of Python's that live in compiled code (`crew.attend`): after a job they watch for the next
+one for a while, then they sleep. The caller never waits for a helper that has not begun: it rings those asleep and goes
+on. So a call costs no more with several threads than alone, whether they come or not.
 
 ===================================================  ===========================================================
-numba's pool under omp or tbb                        the usual case: one prange driver for all kernels, ~2 us
-a crew of plain Python threads, ~30 us               after a fork (omp kills a child that uses its parent's pool)
-                                                     and under workqueue, which aborts the process on concurrent
-                                                     or nested launches, our own or the user's, and costs 100 us
-the calling thread alone                             one thread or one task; a call while another thread's call
-                                                     is using the pool; a call from a thread Python did not start,
+who runs the tasks                                   when
+===================================================  ===========================================================
+the caller and up to ``threads - 1`` helpers         the usual case, under any threading layer of numba's
+the caller alone                                     one thread or one task; a call while another thread's call
+                                                     is using the crew; a call from a thread Python did not start,
                                                      such as numba's own worker inside a user's prange
 ===================================================  ===========================================================
-
-libgomp's threads spin for a moment after each launch, which is what makes the next one cheap. Where other pools (torch,
-BLAS) want the same cores in between, ``OMP_WAIT_POLICY=passive`` makes them sleep at once, for some 20 us a launch.
 """
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import os
 import threading
+import time
 from _thread import get_ident
-from contextlib import nullcontext
-from queue import SimpleQueue
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import numba
 import numpy as np
 from llvmlite.binding import ffi
-from numba import prange, typeof
-from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.errors import TypingError
-from numba.extending import intrinsic
 
-from fastconv.cpu.jit import kernel
+from fastconv.cpu import crew
+
+#: Seconds for which a helper watches for the next job: about what waking it would cost.
+PATIENCE = 200e-6
 
 _threads: int | None = None  # what set_num_threads said
-_launcher: Any = None  # which engine runs the tasks; chosen at the first parallel call of the process
-_crew: _Crew | None = None
-_pool = threading.Lock()  # held by the thread whose call is using the pool
-_counters: list[np.ndarray] = []  # counters not in use; taken out while used, so signal handlers may call run() too
-_addresses: dict[Any, int] = {}
 
 
 def get_num_threads() -> int:
     """Threads a call may use.
 
     Unless `set_num_threads` said otherwise this is ``numba.config.NUMBA_NUM_THREADS``: the number of CPUs this process
-    may run on, or the environment variable of that name. A smaller ``numba.set_num_threads`` in the calling thread also
-    holds, as it does for any numba function. Fewer threads run where there are fewer tasks. The number never changes
-    a result.
+    may run on, or the environment variable of that name. Fewer threads run where there are fewer tasks. The number
+    never changes a result.
     """
     return numba.config.NUMBA_NUM_THREADS if _threads is None else _threads
 
@@ -81,28 +74,16 @@ def set_num_threads(n: int) -> None:
     _threads = int(n)
 
 
-def engine() -> str:
-    """Which engine runs parallel calls, for people: ``"numba omp"``, ``"numba tbb"`` or ``"Python threads"``."""
-    return f"numba {numba.threading_layer()}" if (_launcher or _choose_launcher()) is _launch_pool else "Python threads"
-
-
 def run(kernel: Any, tasks: int, arrays: tuple[Any, ...], threads: int) -> None:
     """Run `tasks` tasks of a kernel on up to `threads` threads, and return when all are done."""
-    try:
-        counter = _counters.pop()
-    except IndexError:
-        counter = np.zeros(16, np.int64)  # two cache lines: no other thread's data beside the contended word
-    counter[0] = 0
     if threads > tasks:
         threads = tasks
-    if threads <= 1 or is_foreign() or not (pool := _pool).acquire(False):
-        kernel(0, counter, tasks, *arrays)
-    else:
-        try:
-            (_launcher or _choose_launcher())(_address(kernel, arrays), threads, counter, tasks, arrays)
-        finally:
-            pool.release()
-    _counters.append(counter)
+    if threads > 1:
+        if is_foreign():
+            threads = 1
+        else:
+            _crew.gather(threads - 1)
+    kernel(threads, _crew.board, tasks, *arrays)
 
 
 def is_foreign() -> bool:
@@ -111,17 +92,122 @@ def is_foreign() -> bool:
     return known is None or type(known) is threading._DummyThread  # type: ignore[attr-defined]
 
 
-def _choose_launcher() -> Any:
-    global _launcher
-    layer = "workqueue"
-    if numba.config.THREADING_LAYER != "workqueue":
-        try:
-            numba.get_num_threads()  # starts numba's pool, which decides the layer
-            layer = numba.threading_layer()
-        except ValueError:  # numba was told to use a layer that it cannot load
-            pass
-    _launcher = _launch_crew if layer == "workqueue" else _launch_pool
-    return _launcher
+class _Helper(threading.Thread):
+    """A thread that works on what its crew's board offers."""
+
+    def __init__(self, crew: _Crew, number: int) -> None:
+        super().__init__(name=f"fastconv-{number}", daemon=True)
+        self.crew = crew
+        self.bell = threading.Lock()  # released to wake this helper
+        self.others = 0  # helpers that it must wake then
+
+    def run(self) -> None:
+        rounds = _rounds(PATIENCE)
+        self.bell.acquire()
+        while not self.crew.dismissed:
+            crew.attend(self.crew.board, rounds)
+            with _same_core():
+                self.crew.asleep.append(self)
+                crew.attend(self.crew.board, 1)  # a job that was opened before this helper could be rung
+                self.bell.acquire()
+            self.crew.ring(self.others)
+
+
+class _Crew:
+    """Helpers and the board that they watch."""
+
+    def __init__(self) -> None:
+        self.board = new_board()
+        self.helpers: list[_Helper] = []
+        self.asleep: list[_Helper] = []
+        self.dismissed = False
+
+    def gather(self, helpers: int) -> None:
+        """Start helpers that are missing, and wake those asleep; nobody waits for them."""
+        while len(self.helpers) < helpers and not self.dismissed:
+            helper = _Helper(self, len(self.helpers) + 1)
+            self.helpers.append(helper)
+            helper.start()
+        if self.asleep:
+            self.ring(helpers)
+
+    def ring(self, most: int) -> None:
+        """Wake up to so many helpers: two at once, and these the others, as waking one takes some 10 us."""
+        for share in (most + 1) // 2, most // 2:
+            if share:
+                try:
+                    helper = self.asleep.pop()
+                except IndexError:
+                    return
+                helper.others = share - 1
+                helper.bell.release()
+
+    def dismiss(self) -> None:
+        """End all helpers."""
+        self.dismissed = True
+        while self.asleep:
+            self.ring(len(self.helpers))
+        for helper in self.helpers:
+            helper.join(1)
+
+
+@contextmanager
+def _same_core() -> Iterator[None]:
+    """Wake up where one fell asleep.
+
+    Linux may wake a thread on the core of the thread that woke it, to run when that one pauses, milliseconds later: in
+    virtual machines an idle core is often taken for a busy one.
+    """
+    if _current_core is None:
+        yield
+        return
+    everywhere, here = os.sched_getaffinity(0), {_current_core()}
+    with suppress(OSError):
+        os.sched_setaffinity(0, here)
+    yield
+    if os.sched_getaffinity(0) == here:  # else somebody else has bound it
+        with suppress(OSError):
+            os.sched_setaffinity(0, everywhere)
+
+
+_current_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
+
+
+def new_board() -> np.ndarray:
+    board = np.zeros(crew.WORDS, np.int64)
+    board[crew.STATE] = crew.CLOSED
+    board[crew.YIELD] = _yielding()
+    return board
+
+
+def _yielding() -> int:
+    """Address of the C library's function that lets other threads run; 0 if there is none."""
+    try:
+        function = ctypes.CDLL(None).sched_yield if os.name == "posix" else ctypes.WinDLL("kernel32").SwitchToThread
+    except (AttributeError, OSError):
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def _rounds(seconds: float) -> int:
+    """Rounds of waiting that take about so long."""
+    board = new_board()
+    crew.attend(board, 0)  # compiles
+    best = 1.0
+    for _ in range(3):
+        start = time.perf_counter()
+        crew.attend(board, 500)
+        best = min(best, time.perf_counter() - start)
+    return int(500 * seconds / best)
+
+
+_crew = _Crew()
+
+
+@atexit.register
+def _dismiss() -> None:
+    """No helper is in compiled code when the interpreter goes down."""
+    _crew.dismiss()
 
 
 # A child forked while another thread compiles would wait for that thread's locks for ever: numba's, then LLVM's.
@@ -139,141 +225,11 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """In the child only the forking thread lives: no pool, no crew, and nobody to release the lock."""
-    global _launcher, _crew, _pool
+    """In the child only the forking thread lives."""
+    global _crew
     _after_fork()
-    _launcher, _crew, _pool = _launch_crew, None, threading.Lock()
+    _crew = _Crew()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
-
-
-# ---- numba's pool -------------------------------------------------------------------------------------------------
-
-
-@intrinsic
-def _call(typingctx: Any, address: Any, thread: Any, counter: Any, tasks: Any, arrays: Any) -> Any:
-    """Call a compiled kernel by its address, with the tuple's arrays as its arguments."""
-    if not isinstance(arrays, types.BaseTuple):
-        raise TypingError("arrays must be a tuple")
-    signature = types.void(types.intp, types.int64, counter, types.int64, arrays)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        kinds = (types.int64, sig.args[2], types.int64, *sig.args[4].types)
-        values = [args[1], args[2], args[3]]
-        values += [builder.extract_value(args[4], i) for i in range(len(sig.args[4].types))]
-        convention = context.call_conv
-        function_type = convention.get_function_type(types.none, kinds)
-        function = builder.inttoptr(args[0], function_type.as_pointer())
-        convention.call_function(builder, function, types.none, kinds, values)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@kernel(parallel=True, _nrt=True)
-def _launch(address, threads, counter, tasks, arrays):  # type: ignore[no-untyped-def]
-    for thread in prange(threads):
-        _call(address, thread, counter, tasks, arrays)
-
-
-def _launch_pool(address: int, threads: int, counter: np.ndarray, tasks: int, arrays: tuple[Any, ...]) -> None:
-    if threads >= numba.config.NUMBA_NUM_THREADS:
-        _launch(address, threads, counter, tasks, arrays)
-        return
-    # Numba wakes every worker for any prange unless told otherwise; a lower limit set by the user stays.
-    limit = numba.get_num_threads()
-    numba.set_num_threads(min(threads, limit))
-    try:
-        _launch(address, threads, counter, tasks, arrays)
-    finally:
-        numba.set_num_threads(limit)
-
-
-@kernel
-def _run_here(address, thread, counter, tasks, arrays):  # type: ignore[no-untyped-def]
-    _call(address, thread, counter, tasks, arrays)
-
-
-def _address(dispatcher: Any, arrays: tuple[Any, ...]) -> int:
-    """Address of the compiled specialisation of `dispatcher` for these arrays."""
-    key = (dispatcher, arrays[-1].dtype.num)
-    address = _addresses.get(key)
-    if address is None:
-        kinds = (types.int64, types.int64[::1], types.int64, *(typeof(a) for a in arrays))
-        dispatcher.compile(kinds)
-        compiled = dispatcher.overloads[kinds]
-        address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-        _addresses[key] = address
-    return address
-
-
-# ---- plain Python threads -----------------------------------------------------------------------------------------
-
-
-class _Job:
-    """One run of a kernel. The caller works too, and does not wait for helpers that wake up after the last task."""
-
-    def __init__(self, *call: Any) -> None:
-        self.call = call
-        self.lock = threading.Lock()
-        self.idle = threading.Lock()  # acquired by the caller, released by the last helper
-        self.joined = 0
-        self.working = 0
-        self.closed = False
-
-    def help(self) -> None:
-        with self.lock:
-            if self.closed:
-                return
-            self.joined += 1
-            self.working += 1
-            thread = self.joined
-        address, counter, tasks, arrays = self.call
-        try:
-            _run_here(address, thread, counter, tasks, arrays)
-        finally:
-            with self.lock:
-                self.working -= 1
-                if self.closed and not self.working:
-                    self.idle.release()
-
-    def finish(self) -> None:
-        with self.lock:
-            self.closed = True
-            if not self.working:
-                return
-            self.idle.acquire()
-        self.idle.acquire()
-
-
-class _Crew:
-    """Daemon threads that wait for jobs in a queue."""
-
-    def __init__(self) -> None:
-        self.jobs: SimpleQueue[_Job] = SimpleQueue()
-        self.size = 0
-
-    def launch(self, threads: int, job: _Job) -> None:
-        while self.size < threads - 1:
-            self.size += 1
-            threading.Thread(target=self._work, name=f"fastconv-{self.size}", daemon=True).start()
-        for _ in range(threads - 1):
-            self.jobs.put(job)
-
-    def _work(self) -> None:
-        while True:
-            self.jobs.get().help()
-
-
-def _launch_crew(address: int, threads: int, counter: np.ndarray, tasks: int, arrays: tuple[Any, ...]) -> None:
-    global _crew
-    if _crew is None:
-        _crew = _Crew()
-    job = _Job(address, counter, tasks, arrays)
-    _crew.launch(threads, job)
-    try:
-        _run_here(address, 0, counter, tasks, arrays)
-    finally:
-        job.finish()  # the arrays may be freed or reused by the caller only when no helper works on them

@@ -11,8 +11,8 @@ namesakes in `torch.nn.functional`. Tensors are not copied, channels-last tensor
     accelerate(model)                           # every nn.Conv* and nn.ConvTranspose* computes with fastconv
     fast = accelerate(model.eval(), inference=True)     # weights prepared, BatchNorm and activations folded in
 
-torch and numba each keep a pool of threads that spins for a moment after its work. Where both are busy by turns, set
-``OMP_WAIT_POLICY=passive`` before starting Python.
+torch keeps a pool of threads that spins for some milliseconds after its work. Where both libraries are busy by turns,
+set ``OMP_WAIT_POLICY=passive`` before starting Python.
 """
 
 from __future__ import annotations
