@@ -149,3 +149,19 @@ def test_sums_do_not_depend_on_the_tile(monkeypatch):
                 results.append(got[: got.size // images])
             assert all(np.array_equal(results[0], other) for other in results), (C, kernel, channels_last)
     assert several, "no tile was cut between channels"
+
+
+def test_weights_used_once_are_not_packed():
+    """The pixel form reads them as they lie and gives the same bits."""
+    for x_shape, w_shape, options in (
+        ((1, 200, 7, 7), (64, 200, 1, 1), {}),
+        ((2, 40, 9, 9), (32, 20, 3, 3), {"stride": 2, "groups": 2}),
+    ):
+        spec = ConvSpec.make(x_shape, w_shape, **options)
+        packed, once = direct.parameters(spec, 1, LIMIT), direct.once(spec, 1, LIMIT)
+        assert (packed.form, once.form) == ("channels", "pixels")
+        rng = np.random.default_rng(6)
+        x, w = rng.random(prod(x_shape), np.float32), rng.random(w_shape, np.float32)
+        assert np.shares_memory(direct.prepare(spec, once, w), w)
+        first, second = (run(direct, spec, params, x, w, Epilogue.make("float32")) for params in (packed, once))
+        assert np.array_equal(first, second)

@@ -135,7 +135,7 @@ def _copy_rows(step: int, src: Any, dst: Any) -> Any:
             with cgutils.for_range(b, a[6], intp=I64) as row:
                 begin = b.gep(source, [b.mul(row.index, a[2])])
                 cells = [reader.load(begin) for reader in readers]
-                value = cells[0] if step == 1 else e.shuffle(*cells, range(0, 2 * e.width, 2))
+                value = cells[0] if step == 1 else e.shuffle(cells[0], cells[1], range(0, 2 * e.width, 2))
                 writer.store(value, b.gep(target, [b.mul(row.index, a[5])]))
         return context.get_dummy_value()
 

@@ -50,6 +50,17 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     return direct_plan.parameters(spec, threads, limit)
 
 
+def once(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+    """For weights that are used once: the pixel form reads them as they lie, in the same order of sums.
+
+    Beyond L2 it waits for them, chain by chain of each row: 1x1 on 7x7, 512 -> 2048 took 1.2 times as long as packing.
+    """
+    params = parameters(spec, threads, limit)
+    if isinstance(params, str) or params.form != "channels" or spec.weight_bytes > cache_sizes()[1] // 2:
+        return params
+    return direct_plan.parameters(spec, threads, limit, forms=(False,))
+
+
 def _work(params: Params | str | None) -> float:
     return params.cost.flops + params.cost.transform if isinstance(params, Params) else inf
 

@@ -131,7 +131,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         sums = blocks * (P + W) * c_row + (0 if spec.channels_last else W * transposed_row(TH * TW, W, size))
         vectors = -(-OCP // W)
         inner = tile_cycles(P, nv, True, 8) * vectors / nv
-        finish = (OCP / W) * P * (0.12 * W if spec.channels_last else 0.4 * W)
+        finish = OCP * P * (0.12 if spec.channels_last else _store_cycles(spec, L2))
         inner += P / 8 * vectors * 6 / min(K, chain(spec))
     else:
         vectors = -(-P // W)
@@ -163,6 +163,13 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     other = packing + streaming + finish + 400
     cycles = makespan(tasks, compute + other, threads)
     return Tile(channels_form, cut, OCP, in_place, CB, chunk, packed, c_row, sums, tasks, compute, other, cycles)
+
+
+def _store_cycles(spec: ConvSpec, L2: int) -> float:
+    """Channel form: cycles an output for transposing and storing planes. Those a page apart share the sets of L1."""
+    if prod(spec.output) * spec.itemsize % 4096 == 0:
+        return 1.2
+    return 0.4 if spec.output_bytes < L2 else 0.8
 
 
 def chunk_of(P: int, rows: int, depth: int, K: int, size: int, unit: int) -> int:
@@ -221,8 +228,8 @@ def _tiles(spec: ConvSpec) -> Iterator[InputTile]:
                 yield replace(one, images=images)
 
 
-def choose(spec: ConvSpec, threads: int, limit: int) -> Tile | None:
-    """The cheapest tile of either form whose scratch fits `limit`; None if none does."""
+def choose(spec: ConvSpec, threads: int, limit: int, forms: tuple[bool, ...] = (False, True)) -> Tile | None:
+    """The cheapest tile of the forms (pixels: False, channels: True) whose scratch fits `limit`; None if none does."""
     OC, W = spec.OC // spec.groups, isa.width(spec.dtype)
     best = None
     unpadded = not any(map(any, spec.padding3))
@@ -230,7 +237,7 @@ def choose(spec: ConvSpec, threads: int, limit: int) -> Tile | None:
         unit: {min(OC, ceil_div(ceil_div(OC, n), unit) * unit) for n in (1, 2, 4, 8)} for unit in (W, row_tile(OC))
     }
     for cut in _tiles(spec):
-        for channels_form in (False, True):
+        for channels_form in forms:
             # The channel form may use any unpadded input where it lies, or pack it, which gathers strided pixels once.
             places = ([True, False] if unpadded else [False]) if channels_form else [_pixels_in_place(spec)]
             if not channels_form and (cut.images > 1 or cut.TW < min(3 * W, spec.output3[2])):
@@ -280,12 +287,12 @@ SMALL = 1e6
 FIELDS = 26
 
 
-def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+def parameters(spec: ConvSpec, threads: int, limit: int, forms: tuple[bool, ...] = (False, True)) -> Params | str:
     """Everything `direct.run` needs, or why the problem cannot be cut to fit `limit`."""
     full, spec = spec, as_line(spec)
     threads = threads if spec.flops > SMALL else 1
     C, OC, G = spec.C // spec.groups, spec.OC // spec.groups, spec.groups
-    tile = choose(spec, threads, limit)
+    tile = choose(spec, threads, limit, forms)
     if tile is None:
         return f"its smallest tile exceeds the workspace limit of {limit} bytes"
     cut = tile.input
