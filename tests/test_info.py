@@ -11,7 +11,7 @@ from fastconv.cpu.jit import cache_folder
 
 ROWS = [
     "CPU", "cores", "instruction set", "vector width", "L1d cache per core", "L2 cache per core", "L3 cache share",
-    "threads", "float32 FMA peak", "float64 FMA peak", "memory read", "memory read + write",
+    "threads", "threading layer", "float32 FMA peak", "float64 FMA peak", "memory read", "memory read + write",
     "fastconv", "numba", "llvmlite", "numpy", "python", "system", "cache folder",
 ]  # fmt: skip
 

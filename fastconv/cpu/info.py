@@ -42,6 +42,7 @@ def system_info(measure: bool = False) -> dict[str, str]:
         "L2 cache per core": _size(l2),
         "L3 cache share": f"{_size(l3)} per core",
         "threads": f"{n} of {numba.config.NUMBA_NUM_THREADS}",
+        "threading layer": "fastconv's own crew, whichever numba uses",
         "float32 FMA peak": _peak(roof, "float32", n) + note,
         "float64 FMA peak": _peak(roof, "float64", n) + note,
         "memory read": f"{_rate(roof.read)} one thread, {_rate(roof.read_all)} all; {where}",

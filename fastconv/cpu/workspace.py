@@ -27,9 +27,10 @@ def _allocate(size: int) -> np.ndarray:
 class _Arena:
     """Memory of one thread, and the view that its last request got: what the ``with`` statement gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: list[_Arena]) -> None:
+        self.home = home  # the thread's arenas that no call is using
         self.memory = _allocate(0)
-        self.key: tuple[str, int] | None = None
+        self.dtype, self.elements = "", -1
         self.view = self.memory
         self.calls = 0
         self.largest = 0  # bytes asked for at most since the window began
@@ -38,15 +39,15 @@ class _Arena:
         return self.view
 
     def __exit__(self, *error: object) -> None:
-        _arenas().append(self)
+        self.home.append(self)
 
     def resize(self, size: int) -> None:
         self.memory = self.view = _allocate(0)  # the old memory goes first: the two never add up
         self.memory = _allocate(size)
 
-    def take(self, key: tuple[str, int]) -> None:
-        dtype = np.dtype(key[0])
-        size = key[1] * dtype.itemsize
+    def take(self, dtype: str, elements: int) -> None:
+        kind = np.dtype(dtype)
+        size = elements * kind.itemsize
         self.largest = max(self.largest, size)
         self.calls += 1
         if size > self.memory.nbytes:
@@ -55,7 +56,7 @@ class _Arena:
             if 2 * self.largest < self.memory.nbytes:
                 self.resize(self.largest)
             self.calls, self.largest = 0, size
-        self.key, self.view = key, self.memory[:size].view(dtype)
+        self.dtype, self.elements, self.view = dtype, elements, self.memory[:size].view(kind)
 
 
 _local = threading.local()
@@ -82,14 +83,14 @@ def scratch(dtype: str, per_thread: int, threads: int) -> _Arena:
     Used as ``with scratch("float32", 1000, 2) as array:``; the array must not be used after the block.
     """
     try:
-        arena = _arenas().pop()
-    except IndexError:
-        arena = _Arena()
-    key = (dtype, per_thread * threads)
-    if key == arena.key and arena.calls < _WINDOW:
+        arena = _local.arenas.pop()
+    except (AttributeError, IndexError):
+        arena = _Arena(_arenas())
+    elements = per_thread * threads
+    if elements == arena.elements and dtype == arena.dtype and arena.calls < _WINDOW:
         arena.calls += 1  # the usual case, a layer called again and again
     else:
-        arena.take(key)
+        arena.take(dtype, elements)
     return arena
 
 
