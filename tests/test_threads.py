@@ -102,7 +102,7 @@ def test_nothing_is_kept_after_a_run():
     started = len(threads._crew.helpers)
     for _ in range(10):
         threads.run(waves, TASKS, (X, out), 2)
-    assert len(threads._crew.helpers) == started == 1
+    assert len(threads._crew.helpers) == started >= 1  # other tests of this process may have asked for more
     del out
     gc.collect()
     assert seen() is None

@@ -116,6 +116,11 @@ def test_exact_on_random_problems():
         check(random_spec(rng, "float32"), threads=int(rng.integers(1, 3)))
 
 
+def test_as_many_channels_as_outputs_is_not_yet_depthwise():
+    for groups in (1, 2, 32):
+        check(ConvSpec.make((1, 32, 12, 13), (32, 32 // groups, 3, 3), padding=1, groups=groups))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
 def test_exact_on_many_random_problems(dtype):

@@ -99,7 +99,8 @@ def _rolls(spec: ConvSpec) -> bool:
     """Whether 3x3 planes are multiplied where they lie: a channel's sums are one segment, channels are the tasks."""
     columns = ceil_div(spec.output3[2] * spec.stride3[2], isa.width(spec.dtype))
     chains = spec.N * spec.output3[0] * ceil_div(spec.output3[1], LONGEST_CHAIN) * columns
-    return depthwise_rolling.accepts(spec) and spec.OC == spec.C >= TASKS and chains <= SEGMENT
+    depthwise = spec.OC == spec.C == spec.groups >= TASKS
+    return depthwise and depthwise_rolling.accepts(spec) and chains <= SEGMENT
 
 
 def _rolling(spec: ConvSpec, threads: int, limit: int) -> Params | str:
