@@ -74,6 +74,14 @@ from fastconv.pool_channels import (
     lp_pool_channels,
     lp_pool_channels_backward,
 )
+from fastconv.pool_fractional import (
+    fractional_max_pool1d,
+    fractional_max_pool1d_backward,
+    fractional_max_pool2d,
+    fractional_max_pool2d_backward,
+    fractional_max_pool3d,
+    fractional_max_pool3d_backward,
+)
 from fastconv.pool_global import (
     global_avg_pool,
     global_avg_pool_backward,
@@ -97,10 +105,6 @@ from fastconv.pool_norm import (
     lp_pool3d_backward,
 )
 from fastconv.pool_random import (
-    fractional_max_pool2d,
-    fractional_max_pool2d_backward,
-    fractional_max_pool3d,
-    fractional_max_pool3d_backward,
     stochastic_pool1d,
     stochastic_pool1d_backward,
     stochastic_pool2d,
@@ -130,6 +134,7 @@ from fastconv.separable import (
     separable_conv2d,
     separate,
 )
+from fastconv.separable3d import separable_conv3d, separable_conv3d_backward, separate3d
 from fastconv.separable_grad import (
     flattened_conv2d_backward,
     separable_conv2d_backward,
@@ -247,6 +252,8 @@ __all__ = [
     "flattened_conv2d",
     "flattened_conv2d_backward",
     "fold",
+    "fractional_max_pool1d",
+    "fractional_max_pool1d_backward",
     "fractional_max_pool2d",
     "fractional_max_pool2d_backward",
     "fractional_max_pool3d",
@@ -316,7 +323,10 @@ __all__ = [
     "relu",
     "separable_conv2d",
     "separable_conv2d_backward",
+    "separable_conv3d",
+    "separable_conv3d_backward",
     "separate",
+    "separate3d",
     "set_num_threads",
     "show_versions",
     "sigmoid",

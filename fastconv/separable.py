@@ -139,21 +139,25 @@ def separate(
     return np.ascontiguousarray(columns.astype(bank.dtype)), np.ascontiguousarray(rows.astype(bank.dtype))
 
 
-def _split(
-    x: Any, kernel: tuple[int, int], stride: Any, padding: Any, dilation: Any, last: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of a convolution as those of its vertical and its horizontal half."""
-    image = arrays.as_array("x", x)
-    if image.ndim not in (3, 4):
-        raise ValueError(f"x must have 3 or 4 axes, got shape {image.shape}")
-    size = image.shape[-3:-1] if last else image.shape[-2:]
-    (sh, sw), (dh, dw) = per_axis("stride", stride, 2), per_axis("dilation", dilation, 2)
-    extent = ((kernel[0] - 1) * dh + 1, (kernel[1] - 1) * dw + 1)
-    vertical, horizontal = resolve_padding(padding, size, extent, (sh, sw))
-    return (
-        {"stride": (sh, 1), "padding": (vertical, (0, 0)), "dilation": (dh, 1)},
-        {"stride": (1, sw), "padding": ((0, 0), horizontal), "dilation": (1, dw)},
-    )
+def split_options(
+    x: Any, kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any, last: bool
+) -> list[dict[str, Any]]:
+    """The options of a convolution as those of one along each axis."""
+    image, n = arrays.as_array("x", x), len(kernel)
+    if image.ndim not in (n + 1, n + 2):
+        raise ValueError(f"x must have {n + 1} or {n + 2} axes, got shape {image.shape}")
+    size = image.shape[-n - 1 : -1] if last else image.shape[-n:]
+    strides, dilations = per_axis("stride", stride, n), per_axis("dilation", dilation, n)
+    extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    pads = resolve_padding(padding, size, extent, strides)
+
+    def only(axis: int, values: Any, neutral: Any) -> tuple[Any, ...]:
+        return tuple(value if i == axis else neutral for i, value in enumerate(values))
+
+    return [
+        {"stride": only(i, strides, 1), "padding": only(i, pads, (0, 0)), "dilation": only(i, dilations, 1)}
+        for i in range(n)
+    ]
 
 
 def separable_conv2d(
@@ -209,7 +213,7 @@ def separable_stages(
     if rows.ndim != 4 or rows.shape[2] != 1:
         raise ValueError(f"rows must have shape (OC, rank, 1, KW), got {rows.shape}")
     kernel = (columns.shape[2], rows.shape[3])
-    first, second = _split(x, kernel, stride, padding, dilation, layout == "NHWC")
+    first, second = split_options(x, kernel, stride, padding, dilation, layout == "NHWC")
     shared = {"padding_mode": padding_mode, "layout": layout}
     return [(columns, {**shared, **first}), (rows, {**shared, **second})]
 
@@ -320,6 +324,6 @@ def flattened_stages(
             expected = f"({OC}, 1, KH, 1)" if name == "down" else f"({OC}, 1, 1, KW)"
             raise ValueError(f"{name} must have shape {expected}, got {part.shape}")
     kernel = (down.shape[2], along.shape[3])
-    first, second = _split(x, kernel, stride, padding, dilation, layout == "NHWC")
+    first, second = split_options(x, kernel, stride, padding, dilation, layout == "NHWC")
     shared = {"padding_mode": padding_mode, "layout": layout, "groups": OC}
     return [(across, {"layout": layout}), (down, {**shared, **first}), (along, {**shared, **second})]

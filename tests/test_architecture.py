@@ -33,6 +33,7 @@ FLOORS = [
         "response_norm",
         "separable",
         "separable_grad",
+        "separable3d",
         "depthwise_separable",
     ],
     [
@@ -51,6 +52,7 @@ FLOORS = [
         "pool_channels",
         "pool_mixed",
         "pool_random",
+        "pool_fractional",
         "pyramid",
         "spectral",
     ],

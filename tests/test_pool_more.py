@@ -165,7 +165,7 @@ def test_mixed(ndim, order):
 # ---- random ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize("order", ORDERS)
 def test_fractional(ndim, order):
     rng = np.random.default_rng(0)

@@ -57,6 +57,38 @@ def test_low_rank_is_the_best_approximation():
     assert errors[0] == pytest.approx(np.sqrt((values[1:] ** 2).sum()))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": (2, 1, 3), "padding": ((1, 2), (0, 1), (2, 0)), "dilation": (1, 2, 1)}]
+)
+@pytest.mark.parametrize("layout", ["NCDHW", "NDHWC"])
+def test_split_banks_of_volumes_convolve_alike(options, layout):
+    x, bias = random(2, 3, 7, 8, 9), random(4)
+    given = x if layout == "NCDHW" else np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    product = np.einsum("oc,t,u,v->octuv", np.outer(random(4), random(3)), random(2), random(3), random(4))
+    for bank, ranks in ((random(4, 3, 2, 3, 4), (6, 16)), (product, (1, 1))):
+        parts = fastconv.separate3d(bank)
+        assert (len(parts[0]), len(parts[1])) == ranks
+        y = fastconv.separable_conv3d(given, *parts, bias, activation="relu", layout=layout, **options)
+        y = y if layout == "NCDHW" else np.moveaxis(y, -1, 1)
+        expected = fastconv.conv3d(x, bank, bias, activation="relu", **options)
+        np.testing.assert_allclose(y, expected, atol=1e-11)
+    gaussian = np.exp(-(np.linspace(-2, 2, 7) ** 2)).astype(np.float32)
+    kernel = np.einsum("t,u,v->tuv", gaussian, gaussian, gaussian)
+    parts = fastconv.separate3d(kernel)
+    assert [part.shape for part in parts] == [(1, 1, 7, 1, 1), (1, 1, 1, 7, 1), (1, 1, 1, 1, 7)]
+    np.testing.assert_allclose(parts[0] * parts[1] * parts[2], kernel[None, None], rtol=1e-5)
+
+
+def test_tensor_train_of_a_low_rank():
+    bank, errors = random(4, 3, 3, 3, 3), []
+    for rank in range(1, 10):
+        depths, columns, rows = fastconv.separate3d(bank, rank)
+        product = np.einsum("rct,sru,osv->octuv", depths[..., 0, 0], columns[:, :, 0, :, 0], rows[:, :, 0, 0])
+        errors.append(np.linalg.norm(product - bank) / np.linalg.norm(bank))
+    assert (np.diff(errors) < 0).all()
+    assert errors[-1] < 0.5 < errors[0] < 1
+
+
 def test_flatten_finds_out():
     assert fastconv.flatten_kernel(random(2, 3, 3, 3)) is None
     assert fastconv.flatten_kernel(np.zeros((2, 3, 3, 3))) is not None
@@ -91,6 +123,7 @@ def test_depthwise_separable(ndim, layout):
     ("depthwise_separable_conv2d", [(6, 1, 3, 3), (4, 6, 1, 1)], {}),
     ("depthwise_separable_conv3d", [(6, 1, 2, 3, 2), (4, 6, 1, 1, 1)], {"stride": 2, "padding": 1}),
     ("separable_conv2d", [(2, 3, 3, 1), (4, 2, 1, 3)], {}),
+    ("separable_conv3d", [(2, 3, 2, 1, 1), (3, 2, 1, 3, 1), (4, 3, 1, 1, 2)], {"stride": (1, 2, 1), "padding": 1}),
     ("flattened_conv2d", [(4, 3, 1, 1), (4, 1, 3, 1), (4, 1, 1, 3)], {}),
 ])  # fmt: skip
 def test_gradients(name, shapes, options, layout):
@@ -113,6 +146,14 @@ def test_errors():
         fastconv.separate(np.full((3, 3), np.nan))
     with pytest.raises(ValueError, match=r"weight must have shape \(KH, KW\)"):
         fastconv.kernel_rank(np.ones(3))
+    with pytest.raises(ValueError, match="rank must be at most 3 here"):
+        fastconv.separate3d(np.ones((3, 3, 3)), 4)
+    with pytest.raises(ValueError, match="weight must be finite"):
+        fastconv.separate3d(np.full((3, 3, 3), np.inf))
+    with pytest.raises(ValueError, match=r"weight must have shape \(KD, KH, KW\)"):
+        fastconv.separate3d(np.ones((3, 3)))
+    with pytest.raises(ValueError, match=r"columns must have shape \(rank, rank, 1, KH, 1\)"):
+        fastconv.separable_conv3d(np.ones((1, 1, 5, 5, 5)), *[np.ones((1, 1, 3, 1, 1))] * 3)
     with pytest.raises(ValueError, match="columns must have shape"):
         fastconv.separable_conv2d(np.ones((1, 1, 5, 5)), np.ones((1, 1, 3, 3)), np.ones((1, 1, 1, 3)))
     with pytest.raises(ValueError, match="depthwise must have shape"):
