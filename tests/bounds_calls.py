@@ -125,13 +125,17 @@ def convolutions() -> None:
     for x in (array(1, 3, 5, 6, 7), last(array(1, 3, 5, 6, 7))):
         call("conv3d", x, array(4, 3, 2, 3, 3), padding=1)
         call("conv_transpose3d", x, array(3, 2, 2, 3, 2), stride=(1, 2, 3))
-    x = array(1, 4, 9, 8)
-    for name, weights in (
-        ("depthwise_separable_conv2d", (array(4, 1, 3, 3), array(6, 4, 1, 1))),
-        ("separable_conv2d", fastconv.separate(np.ones((6, 4, 3, 3), np.float32))),
-        ("flattened_conv2d", fastconv.flatten_kernel(np.ones((5, 4, 3, 3), np.float32))),
+    for name, size, weights in (
+        ("depthwise_separable_conv1d", (9,), (array(4, 1, 3), array(6, 4, 1))),
+        ("depthwise_separable_conv2d", (9, 8), (array(4, 1, 3, 3), array(6, 4, 1, 1))),
+        ("depthwise_separable_conv3d", (5, 4, 6), (array(4, 1, 3, 2, 3), array(6, 4, 1, 1, 1))),
+        ("separable_conv2d", (9, 8), fastconv.separate(np.ones((6, 4, 3, 3), np.float32))),
+        ("separable_conv3d", (5, 4, 6), fastconv.separate3d(np.ones((6, 4, 3, 2, 3), np.float32))),
+        ("flattened_conv2d", (9, 8), fastconv.flatten_kernel(np.ones((5, 4, 3, 3), np.float32))),
     ):
+        x = array(1, 4, *size)
         call(f"{name}_backward", call(name, x, *weights), x, *weights)
+    x = array(1, 4, 9, 8)
     shape = fastconv.locally_connected_shape(x.shape, 5, (3, 3))
     for given in (x, last(x)):
         y = call("locally_connected", given, array(*shape))
@@ -213,9 +217,8 @@ def pools() -> None:
             pyramid = call(f"spatial_pyramid_pool{ndim}d", x, (1, 2))
             call(f"spatial_pyramid_pool{ndim}d_backward", pyramid, x, (1, 2))
             call(f"spectral_pool{ndim}d_backward", call(f"spectral_pool{ndim}d", x, 4), shape)
-            if ndim == 3:
-                values, indices = call("fractional_max_pool3d", x, 2, 3, return_indices=True, rng=0)
-                call("fractional_max_pool3d_backward", values, shape, indices)
+            values, indices = call(f"fractional_max_pool{ndim}d", x, 2, 3, return_indices=True, rng=0)
+            call(f"fractional_max_pool{ndim}d_backward", values, shape, indices)
 
 
 def unpools() -> None:

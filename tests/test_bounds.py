@@ -28,8 +28,8 @@ WORKING = [family for family in FAMILIES if family != "overrun"]
 EXEMPT = {
     "autotune", "conv_parameters", "conv_to_linear", "explain", "flatten_kernel", "get_num_threads", "kernel_rank",
     "linear_to_conv", "locally_connected_shape", "output_size", "plan", "prepare", "prepare_transpose",
-    "receptive_field", "separate", "set_num_threads", "show_versions", "toeplitz", "conv1d_input", "conv1d_weight",
-    "conv1d_backward", "conv3d_input", "conv3d_weight", "conv3d_backward",
+    "receptive_field", "separate", "separate3d", "set_num_threads", "show_versions", "toeplitz", "conv1d_input",
+    "conv1d_weight", "conv1d_backward", "conv3d_input", "conv3d_weight", "conv3d_backward",
 }  # fmt: skip
 
 pytestmark = [
