@@ -131,7 +131,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         sums = blocks * (P + W) * c_row + (0 if spec.channels_last else W * transposed_row(TH * TW, W, size))
         vectors = -(-OCP // W)
         inner = tile_cycles(P, nv, True, 8) * vectors / nv
-        finish = OCP * P * (0.12 if spec.channels_last else _store_cycles(spec, L2))
+        finish = OCP * P * (0.12 if spec.channels_last else _store_cycles(spec))
         inner += P / 8 * vectors * 6 / min(K, chain(spec))
     else:
         vectors = -(-P // W)
@@ -165,11 +165,9 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     return Tile(channels_form, cut, OCP, in_place, CB, chunk, packed, c_row, sums, tasks, compute, other, cycles)
 
 
-def _store_cycles(spec: ConvSpec, L2: int) -> float:
+def _store_cycles(spec: ConvSpec) -> float:
     """Channel form: cycles an output for transposing and storing planes. Those a page apart share the sets of L1."""
-    if prod(spec.output) * spec.itemsize % 4096 == 0:
-        return 1.2
-    return 0.4 if spec.output_bytes < L2 else 0.8
+    return 1.2 if prod(spec.output) * spec.itemsize % 4096 == 0 else 0.4
 
 
 def chunk_of(P: int, rows: int, depth: int, K: int, size: int, unit: int) -> int:
