@@ -24,7 +24,7 @@ __all__ = [
     "depthwise_separable_conv3d_backward",
 ]
 
-SIZES = {1: ("K", "L"), 2: ("KH, KW", "H, W"), 3: ("KD, KH, KW", "D, H, W")}
+_TAPS = {1: "K", 2: "KH, KW", 3: "KD, KH, KW"}
 
 
 def _stages(
@@ -35,7 +35,7 @@ def _stages(
     last = layout_is_channels_last(layout, ndim)
     filters, image = arrays.as_array("depthwise", depthwise), arrays.as_array("x", x)
     if filters.ndim != ndim + 2 or filters.shape[1] != 1:
-        raise ValueError(f"depthwise must have shape (C * multiplier, 1, {SIZES[ndim][0]}), got {filters.shape}")
+        raise ValueError(f"depthwise must have shape (C * multiplier, 1, {_TAPS[ndim]}), got {filters.shape}")
     if image.ndim not in (ndim + 1, ndim + 2):
         raise ValueError(f"x must have {ndim + 1} or {ndim + 2} axes, got shape {image.shape}")
     C = image.shape[-1 if last else -ndim - 1]

@@ -68,16 +68,18 @@ def kernel_rank(weight: ArrayLike, tolerance: float | None = None) -> int:
     >>> fastconv.kernel_rank([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])  # the Laplacian is not
     2
     """
-    bank = _bank(weight)
-    return _rank(np.linalg.svd(_matrix(bank), compute_uv=False), bank, tolerance)
+    bank = bank_of(weight)
+    matrix = _matrix(bank)
+    return _rank(np.linalg.svd(matrix, compute_uv=False), zero_of(matrix, bank.dtype, tolerance))
 
 
-def _bank(weight: Any) -> np.ndarray:
-    bank = as_float("weight", weight)
-    if bank.ndim == 2:
+def bank_of(weight: Any, axes: str = "KH, KW") -> np.ndarray:
+    """A kernel with these axes, or a bank of such, as a bank that can be factored."""
+    bank, n = as_float("weight", weight), axes.count(",") + 1
+    if bank.ndim == n:
         bank = bank[None, None]
-    if bank.ndim != 4 or 0 in bank.shape:
-        raise ValueError(f"weight must have shape (KH, KW) or (OC, C, KH, KW), none of them 0, got {np.shape(weight)}")
+    if bank.ndim != n + 2 or 0 in bank.shape:
+        raise ValueError(f"weight must have shape ({axes}) or (OC, C, {axes}), none of them 0, got {np.shape(weight)}")
     if not np.isfinite(bank).all():
         raise ValueError("weight must be finite to be factored, got NaN or infinity")
     return bank
@@ -89,10 +91,24 @@ def _matrix(bank: np.ndarray) -> np.ndarray:
     return bank.astype(np.float64).transpose(1, 2, 0, 3).reshape(C * KH, OC * KW)
 
 
-def _rank(values: np.ndarray, bank: np.ndarray, tolerance: float | None) -> int:
-    if tolerance is None:
-        tolerance = float(np.finfo(bank.dtype).eps) * max(bank.shape[1] * bank.shape[2], bank.shape[0] * bank.shape[3])
-    return max(1, int((values > tolerance * values[0]).sum()))
+def _rank(values: np.ndarray, zero: float) -> int:
+    """Singular values that count, `zero` being relative to the largest."""
+    return max(1, int((values > zero * values[0]).sum()))
+
+
+def zero_of(matrix: np.ndarray, dtype: np.dtype, tolerance: float | None) -> float:
+    """What counts as zero: by default what rounding a matrix to `dtype` can leave."""
+    return float(np.finfo(dtype).eps) * max(matrix.shape) if tolerance is None else tolerance
+
+
+def factor(matrix: np.ndarray, rank: int | None, zero: float, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """The best product of two matrices of this rank (None: the matrix's own), the singular values dealt to both."""
+    U, values, V = np.linalg.svd(matrix, full_matrices=False)
+    r = _rank(values, zero) if rank is None else rank
+    if r > len(values):
+        raise ValueError(f"rank must be at most {len(values)} {where}, got {r}")
+    root = np.sqrt(values[:r])
+    return U[:, :r] * root, root[:, None] * V[:r]
 
 
 def separate(
@@ -127,15 +143,12 @@ def separate(
     >>> bool(np.allclose(columns[0, 0] @ rows[0, 0], np.outer([1, 2, 1], [-1, 0, 1])))
     True
     """
-    bank = _bank(weight)
+    bank = bank_of(weight)
     OC, C, KH, KW = bank.shape
-    U, values, V = np.linalg.svd(_matrix(bank), full_matrices=False)
-    r = _rank(values, bank, tolerance) if rank is None else per_axis("rank", rank, 1)[0]
-    if r > len(values):
-        raise ValueError(f"rank must be at most {len(values)} for a bank of shape {bank.shape}, got {r}")
-    root = np.sqrt(values[:r])
-    columns = (U[:, :r] * root).T.reshape(r, C, KH, 1)
-    rows = (root[:, None] * V[:r]).reshape(r, OC, 1, KW).transpose(1, 0, 2, 3)
+    matrix, r = _matrix(bank), None if rank is None else per_axis("rank", rank, 1)[0]
+    left, right = factor(matrix, r, zero_of(matrix, bank.dtype, tolerance), f"for a bank of shape {bank.shape}")
+    columns = left.T.reshape(-1, C, KH, 1)
+    rows = right.reshape(-1, OC, 1, KW).transpose(1, 0, 2, 3)
     return np.ascontiguousarray(columns.astype(bank.dtype)), np.ascontiguousarray(rows.astype(bank.dtype))
 
 
@@ -246,7 +259,7 @@ def flatten_kernel(
     >>> fastconv.flatten_kernel(np.eye(3)[None, None]) is None
     True
     """
-    bank = _bank(weight)
+    bank = bank_of(weight)
     exact = bank.astype(np.float64)
     OC, C, KH, KW = bank.shape
     parts = [np.zeros((OC, size)) for size in (C, KH, KW)]

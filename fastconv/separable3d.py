@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastconv.call import layout_is_channels_last
 from fastconv.features import as_float
-from fastconv.separable import Stages, apply, split_options
+from fastconv.separable import Stages, apply, bank_of, factor, split_options, zero_of
 from fastconv.separable_grad import gradients_of
 from fastconv.spec import IntOrTuple, PaddingLike, per_axis
 
@@ -55,24 +56,15 @@ def separate3d(
     >>> [part.shape for part in parts]
     [(1, 1, 3, 1, 1), (1, 1, 1, 3, 1), (1, 1, 1, 1, 3)]
     """
-    bank = as_float("weight", weight)
-    if bank.ndim == 3:
-        bank = bank[None, None]
-    if bank.ndim != 5 or 0 in bank.shape:
-        raise ValueError(
-            f"weight must have shape (KD, KH, KW) or (OC, C, KD, KH, KW), none of them 0, got {np.shape(weight)}"
-        )
-    if not np.isfinite(bank).all():
-        raise ValueError("weight must be finite to be factored, got NaN or infinity")
+    bank = bank_of(weight, "KD, KH, KW")
     OC, C, KD, KH, KW = bank.shape
     ranks = (None, None) if rank is None else per_axis("rank", rank, 2)
-    least = 2 * float(np.finfo(bank.dtype).eps) if tolerance is None else None
     tensor = bank.astype(np.float64).transpose(1, 2, 0, 3, 4)
-    left, right = _factor(tensor.reshape(C * KD, OC * KH * KW), ranks[0], tolerance, least)
+    left, right = _factor(tensor.reshape(C * KD, OC * KH * KW), ranks[0], bank.dtype, tolerance)
     r = left.shape[1]
     depths = left.T.reshape(r, C, KD, 1, 1)
     rest = right.reshape(r, OC, KH, KW).transpose(0, 2, 1, 3)
-    left, right = _factor(rest.reshape(r * KH, OC * KW), ranks[1], tolerance, least)
+    left, right = _factor(rest.reshape(r * KH, OC * KW), ranks[1], bank.dtype, tolerance)
     q = left.shape[1]
     columns = left.T.reshape(q, r, 1, KH, 1)
     rows = right.reshape(q, OC, 1, 1, KW).transpose(1, 0, 2, 3, 4)
@@ -81,17 +73,10 @@ def separate3d(
 
 
 def _factor(
-    matrix: np.ndarray, rank: int | None, tolerance: float | None, least: float | None
+    matrix: np.ndarray, rank: int | None, dtype: np.dtype, tolerance: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best product of two matrices of this rank, the singular values dealt evenly to both."""
-    U, values, V = np.linalg.svd(matrix, full_matrices=False)
-    if rank is None:
-        zero = tolerance if least is None else least * max(matrix.shape)
-        rank = max(1, int((values > zero * values[0]).sum()))
-    elif rank > len(values):
-        raise ValueError(f"rank must be at most {len(values)} here, got {rank}")
-    root = np.sqrt(values[:rank])
-    return U[:, :rank] * root, root[:, None] * V[:rank]
+    zero = zero_of(matrix, dtype, tolerance)
+    return factor(matrix, rank, 2 * zero if tolerance is None else zero, "here")  # rounding of both steps adds up
 
 
 def _stages(
@@ -99,15 +84,20 @@ def _stages(
     layout: str,
 ) -> Stages:  # fmt: skip
     parts = []
-    for axis, (name, part) in enumerate((("depths", depths), ("columns", columns), ("rows", rows))):
+    for axis, (name, part, expected) in enumerate(
+        (
+            ("depths", depths, "(rank, C, KD, 1, 1)"),
+            ("columns", columns, "(rank, rank, 1, KH, 1)"),
+            ("rows", rows, "(OC, rank, 1, 1, KW)"),
+        )
+    ):
         part = as_float(name, part)
         others = [size for i, size in enumerate(part.shape[2:]) if i != axis]
         if part.ndim != 5 or others != [1, 1]:
-            expected = ("(rank, C, KD, 1, 1)", "(rank, rank, 1, KH, 1)", "(OC, rank, 1, 1, KW)")[axis]
             raise ValueError(f"{name} must have shape {expected}, got {part.shape}")
         parts.append(part)
     kernel = tuple(part.shape[2 + axis] for axis, part in enumerate(parts))
-    options = split_options(x, kernel, stride, padding, dilation, layout in ("NHWC", "NDHWC"))
+    options = split_options(x, kernel, stride, padding, dilation, layout_is_channels_last(layout, 3))
     shared = {"padding_mode": padding_mode, "layout": layout}
     return [(part, {**shared, **each}) for part, each in zip(parts, options, strict=True)]
 
