@@ -6,8 +6,7 @@ What is accepted, and how:
 - Objects with ``__dlpack__`` on the CPU (torch, jax, ...), ``__array__``, ``__array_interface__`` or a buffer, without
   a copy where the object allows it; nested lists of numbers through `numpy.asarray`.
 - Foreign byte order, unaligned data, negative and broadcast strides: copied once into the order the kernels need.
-- Read-only arrays are not copied. Numba gives them a type of their own and would compile every kernel a second time,
-  so kernels get a writable alias of the same memory, which they only read.
+- Read-only arrays are not copied.
 - NaN, infinities and signed zeros pass untouched.
 """
 
@@ -20,8 +19,7 @@ import numpy as np
 # ndarray.flags.num bits: everything the fast path must know about an array in one integer.
 C_CONTIGUOUS = 0x001
 ALIGNED = 0x100
-WRITEABLE = 0x400
-READY = C_CONTIGUOUS | ALIGNED | WRITEABLE
+READY = C_CONTIGUOUS | ALIGNED
 
 
 class Numbers(NamedTuple):
@@ -115,31 +113,11 @@ def _foreign(name: str, value: Any) -> np.ndarray:
         raise TypeError(f"{name} must be a numeric array; {kind} cannot be read as one: {error}") from error
 
 
-class _Alias:
-    """Owner of a writable view of read-only memory: NumPy keeps it, and with it the array, alive as the view's base."""
-
-    __slots__ = ("__array_interface__", "array")
-
-    def __init__(self, array: np.ndarray) -> None:
-        interface = dict(array.__array_interface__)
-        interface["data"] = (interface["data"][0], False)
-        self.__array_interface__ = interface
-        self.array = array
-
-
-def writable(array: np.ndarray) -> np.ndarray:
-    """`array`, or a writable alias of its memory if it is read-only. For kernels that only read it."""
-    if array.flags.writeable or array.size == 0:
-        return array
-    return np.asarray(_Alias(array))
-
-
 def ready(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """`array` as a C-contiguous, aligned array of `dtype` that Numba sees as writable; a copy only if it must be."""
-    flags = array.flags.num
-    if flags & READY == READY and array.dtype == dtype:
+    """`array` as a C-contiguous, aligned array of `dtype`; a copy only if it must be."""
+    if array.flags.num & READY == READY and array.dtype == dtype:
         return array
-    return writable(np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED")))
+    return np.require(array, dtype, ("C_CONTIGUOUS", "ALIGNED"))
 
 
 def is_channels_last(x: np.ndarray, prefer: bool = False) -> bool:

@@ -149,9 +149,6 @@ class Call:
         last = layout_is_channels_last(options.layout, ndim)
         check_axes(ndim, x.shape, weight.shape, options.layout, last)
         self.options = options
-        # Read by identity on every call: see `find`.
-        self.stride, self.padding, self.dilation, self.groups = options[:4]
-        self.flip, self.workspace_limit = options.flip, options.workspace_limit
         self.numbers = numbers = arrays.numbers(x.dtype, weight.dtype)
         self.dtype = numbers.result
         self.kernel_dtype = np.dtype(numbers.kernel)  # comparing a dtype with a name is slow
@@ -180,15 +177,14 @@ class Call:
 
         self.activation = self.last = make_epilogue(numbers, options.activation)
         self.native = not numbers.is_complex and numbers.result == numbers.kernel
+        self.short = self.native and not self.empty  # whether `compute` will do
         view = x if self.to_memory is None else x.transpose(self.to_memory)
         self.x_ready = view.flags.num & arrays.READY == arrays.READY and x.dtype == numbers.kernel
         self.weight_ready = weight.flags.num & arrays.READY == arrays.READY and weight.dtype == numbers.kernel
 
-    def __call__(
-        self, x: np.ndarray, weight: np.ndarray, packed: Any, bias: Any, residual: Any, out: Any
-    ) -> np.ndarray:
+    def call(self, x: np.ndarray, weight: np.ndarray, packed: Any, bias: Any, residual: Any, out: Any) -> np.ndarray:
         """Compute. `packed` is the weight as `pack` returns it, None to pack it now."""
-        if residual is None and out is None and self.native and not self.empty:
+        if residual is None and out is None and self.short:
             if bias is None:
                 epilogue = self.activation
             else:
@@ -221,12 +217,12 @@ class Call:
 
     def compute(self, x: np.ndarray, packed: Any, epilogue: Epilogue) -> np.ndarray:
         """The short way: the kernels write the result itself."""
-        if self.x_ready:  # ravel is reshape(-1) in half the time
-            flat = x.ravel() if self.to_memory is None else x.transpose(self.to_memory).ravel()
-        else:
-            flat = self.flat(x)
+        if not self.x_ready:
+            x = self.flat(x)
+        elif self.to_memory is not None:
+            x = x.transpose(self.to_memory)
         result = np.empty(self.memory_shape, self.dtype)
-        self.run(flat, packed, result.ravel(), epilogue)
+        self.run(x, packed, result, epilogue)
         return result if self.from_memory is None else result.transpose(self.from_memory)
 
     def pack(self, weight: np.ndarray) -> Any:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv import arrays, call
+from fastconv.arrays import C_CONTIGUOUS, READY
 from fastconv.call import Call, Options
-from fastconv.cpu import store
-from fastconv.cpu.threads import get_num_threads
+from fastconv.cpu import store, threads
 from fastconv.spec import IntOrTuple, PaddingLike
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ __all__ = ["conv1d", "conv2d", "conv3d"]
 Activation = str | tuple[Any, ...] | None
 
 _calls: dict[Any, Call] = {}
+
+# By axes and shapes, what the last such call came to, the rest of its key, and the very objects that were its options:
+# with the same ones nothing has to be hashed or validated.
+_latest: dict[Any, tuple[Any, ...]] = {}
 
 
 def _convolve(
@@ -51,38 +55,38 @@ def _convolve(
 ) -> np.ndarray:
     if type(x) is not np.ndarray or type(weight) is not np.ndarray:
         x, weight = arrays.as_array("x", x), arrays.as_array("weight", weight)
-    flags = x.flags.num
-    key = (
-        ndim, x.shape, x.dtype, flags & arrays.READY, None if flags & 1 else x.strides,
-        weight.shape, weight.dtype, weight.flags.num & arrays.READY,
-        stride, padding, dilation, groups, padding_mode, activation, layout, flip,
-        algorithm, accuracy, workspace_limit, get_num_threads(), store.edition,
+    flags = x.flags.num & READY
+    arguments = (
+        x.dtype, flags, None if flags & C_CONTIGUOUS else x.strides, weight.dtype, weight.flags.num & READY,
+        threads.count, store.edition,
     )  # fmt: skip
+    shapes = (ndim, x.shape, weight.shape)
+    latest = _latest.get(shapes)
+    if latest is not None and latest[1] == arguments:
+        bound, _, s, p, d, g, m, a, order, f, name, bounds, most = latest
+        if (
+            stride is s and padding is p and dilation is d and groups is g and padding_mode is m and activation is a
+            and layout is order and flip is f and algorithm is name and accuracy is bounds and workspace_limit is most
+        ):  # fmt: skip
+            return bound.call(x, weight, None, bias, residual, out)
+    options = (
+        stride, padding, dilation, groups, padding_mode, activation, layout, flip, algorithm, accuracy, workspace_limit
+    )  # fmt: skip
+    key: Any = (*shapes, *arguments, *options)
     try:
         bound = _calls.get(key)
     except TypeError:  # a list among the options
-        bound = None
-    if bound is not None and (
-        # 1 == True == 1.0: an equal key is not yet a valid argument. The same object is, and so is a plain int.
-        (
-            bound.stride is stride
-            and bound.padding is padding
-            and bound.dilation is dilation
-            and bound.groups is groups
-            and bound.flip is flip
-            and bound.workspace_limit is workspace_limit
-        )
-        or (call.is_plain((stride, padding, dilation, groups, workspace_limit)) and bound.flip is flip)
-    ):
-        return bound(x, weight, None, bias, residual, out)
-    options = Options(
-        stride, padding, dilation, groups, padding_mode, activation, layout, flip, algorithm, accuracy, workspace_limit
-    )
-    native = arrays.as_array("x", x), arrays.as_array("weight", weight)
-    bound = Call(ndim, *native, Options(*map(call.frozen, options)), prepared=False)
-    if native[0] is x and native[1] is weight:
+        bound = key = None
+    # 1 == True == 1.0: an equal key is not yet a valid argument. A plain int is.
+    plain = call.is_plain((stride, padding, dilation, groups, workspace_limit))
+    if bound is None or not plain or bound.options.flip is not flip:
+        native = arrays.as_array("x", x), arrays.as_array("weight", weight)
+        bound = Call(ndim, *native, Options(*map(call.frozen, options)), prepared=False)
+        if key is None or native[0] is not x or native[1] is not weight:
+            return bound.call(*native, None, bias, residual, out)
         call.remember(_calls, key, bound)
-    return bound(*native, None, bias, residual, out)
+    call.remember(_latest, shapes, (bound, arguments, *options))
+    return bound.call(x, weight, None, bias, residual, out)
 
 
 def conv1d(

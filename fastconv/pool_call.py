@@ -7,15 +7,16 @@ the input. Results of the same call with the same shapes, dtypes and options ski
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import numpy as np
 
 from fastconv import arrays
-from fastconv.call import CACHE_LIMIT, layout_is_channels_last
-from fastconv.cpu.threads import get_num_threads
+from fastconv.arrays import C_CONTIGUOUS, READY
+from fastconv.call import layout_is_channels_last, remember
+from fastconv.cpu import threads
 from fastconv.pool_spec import check_shape
 from fastconv.spec import shape_tuple
 
@@ -27,6 +28,10 @@ NUMBERS = FLOATS | {"int8": "int32", "uint8": "int32", "int16": "int32", "int32"
 
 _calls: dict[Any, Callable[..., Any]] = {}
 
+# By builder and shape, what the last such call came to, with which array and options: with the very same objects as
+# options nothing has to be hashed or validated.
+_latest: dict[Any, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]] = {}
+
 
 def _kinds(options: tuple[Any, ...]) -> tuple[Any, ...]:
     """The types of options: 1, True and 1.0 are equal keys, but not equally valid."""
@@ -35,20 +40,21 @@ def _kinds(options: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def bound(build: Callable[..., Callable[..., Any]], ndim: int, x: np.ndarray, *options: Any) -> Callable[..., Any]:
     """``build(ndim, x, *options)``, remembered for arrays like `x`: validation and planning happen once."""
-    flags = x.flags.num
-    key = (
-        build, ndim, x.shape, x.dtype, flags & arrays.READY, None if flags & 1 else x.strides,
-        options, _kinds(options), get_num_threads(),
-    )  # fmt: skip
+    flags = x.flags.num & READY
+    array = (ndim, x.dtype, flags, None if flags & C_CONTIGUOUS else x.strides, threads.count)
+    near = (build, x.shape)
+    latest = _latest.get(near)
+    if latest is not None and latest[1] == array and all(map(is_, latest[2], options)):
+        return latest[0]
+    key = (*near, *array, options, _kinds(options))
     try:
-        return _calls[key]
-    except (KeyError, TypeError):  # TypeError: a list among the options
-        pass
-    call = build(ndim, x, *options)
-    if len(_calls) >= CACHE_LIMIT:
-        _calls.clear()
-    with contextlib.suppress(TypeError):
-        _calls[key] = call
+        call = _calls.get(key)
+    except TypeError:  # a list among the options: such calls are bound anew each time
+        return build(ndim, x, *options)
+    if call is None:
+        call = build(ndim, x, *options)
+        remember(_calls, key, call)
+    remember(_latest, near, (call, array, options))
     return call
 
 
@@ -75,7 +81,7 @@ class Frame:
         self.native = self.dtype == self.kernel
         self._order(arrays.is_channels_last(logical, prefer=last))
         view = x if self.to_memory is None else x.transpose(self.to_memory)
-        self.x_ready = self.native and view.flags.num & arrays.READY == arrays.READY
+        self.x_ready = self.native and view.flags.num & READY == READY
 
     def _order(self, channels_last: bool) -> None:
         """x.transpose(to_memory) and result.transpose(from_memory) switch between the axes and the memory order."""
@@ -161,7 +167,7 @@ class Frame:
         arrays.check_no_overlap(array, **inputs)
         if self.to_memory is not None:
             array = array.transpose(self.to_memory)
-        return array if self.native and array.flags.num & arrays.READY == arrays.READY else self.empty(sizes)
+        return array if self.native and array.flags.num & READY == READY else self.empty(sizes)
 
     def deliver(self, target: np.ndarray, out: Any) -> np.ndarray:
         """What `target` gave, filled, as the caller sees it: in `out` if there is one."""

@@ -139,8 +139,10 @@ def no_kernels(monkeypatch):
     for module in CANDIDATES:
         monkeypatch.setattr(module, "run", forbidden)
     conv._calls.clear()
+    conv._latest.clear()
     yield
     conv._calls.clear()  # calls bound meanwhile hold the forbidden function
+    conv._latest.clear()
 
 
 @pytest.mark.parametrize(("changed", "kind", "message"), CASES, ids=lambda value: str(value)[:40])

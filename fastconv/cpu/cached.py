@@ -22,7 +22,6 @@ from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
-from numba.core.runtime.nrt import rtsys
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -102,7 +101,6 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         # Numba's own method first imports everything that lowers code, and SciPy: 0.3 s that finished code can spare.
-        rtsys.initialize(target_context)  # symbols that parallel code is linked with
         with self._guard_against_spurious_io_errors():
             return self._load_overload(sig, target_context)
 
@@ -112,13 +110,20 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH, "_nrt": False}
 
 
-def cached(function: Callable[..., Any], source: Callable[..., Any] | None = None) -> Any:
-    """Compile on first call, without the GIL, cached on disk; with NumPy's division rules (no exceptions).
-
-    `source` is the function that a generated one was made from: it names the cache's files.
-    """
+def cached(function: Callable[..., Any]) -> Any:
+    """Compile on first call, without the GIL, cached on disk; with NumPy's division rules (no exceptions)."""
     dispatcher = njit(**_OPTIONS, no_cfunc_wrapper=True)(function)
-    dispatcher._cache = _KernelCache(source or function)
+    dispatcher._cache = _KernelCache(function)
+    return dispatcher
+
+
+def native(function: Callable[..., Any], source: Callable[..., Any]) -> Any:
+    """The same for what only other compiled code calls, by its address.
+
+    `source` is the function that this one was made from: it names the cache's files.
+    """
+    dispatcher = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    dispatcher._cache = _KernelCache(source)
     return dispatcher
 
 

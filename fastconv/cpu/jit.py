@@ -1,9 +1,7 @@
-"""What a kernel is: a function that shares its tasks with the crew.
+"""What a kernel is: a function that any number of threads may run at the same time, each taking tasks.
 
 A kernel is written as ``f(thread, counter, tasks, *arrays)``. It takes task numbers from the counter until none is left
-(`simd.claim`), so any number of threads may run it on one counter. It is called as ``f(threads, board, tasks,
-*arrays)``: compiled around it is what makes the counter, offers the job on the crew's board and works on it too. Python
-hands its arrays over once, whoever works on them.
+(`simd.claim`). It is run by `threads.run`, which hands it a tuple of arrays of any shapes: kernels see them flat.
 """
 
 from __future__ import annotations
@@ -12,32 +10,76 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
-from numba import int64
+import numpy as np
+from numba.core import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.np.numpy_support import from_dtype
 
-from fastconv.cpu import crew
-from fastconv.cpu.cached import cache_folder, cached, inline, outlined
+from fastconv.cpu import frame
+from fastconv.cpu.cached import cache_folder, inline, native, outlined
 
-__all__ = ["cache_folder", "inline", "kernel", "outlined"]
+__all__ = ["Kernel", "cache_folder", "inline", "kernel", "outlined"]
 
-_CALL = """
-def call(threads, board, tasks, {arrays}):
-    counter = new_counter()
-    if threads > 1 and enter(board):
-        function, data = job(body, counter, tasks, ({arrays},))
-        share(board, threads, function, data)
-    else:
-        body(int64(0), counter, tasks, {arrays})
-"""
+# What threads call. The body is a global of its scope: numba's cache finds no function with free variables again.
+_ENTRY = "def entry(thread, frame): body(thread, *unframe(frame))"
 
 
-def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a kernel on its first call, without the GIL, cached on disk; with NumPy's division rules."""
-    scope: dict[str, Any] = {name: getattr(crew, name) for name in ("new_counter", "enter", "job", "share")}
-    scope |= {"body": outlined(function), "int64": int64}
-    exec(_CALL.format(arrays=", ".join(list(signature(function).parameters)[3:])), scope)
-    call = scope["call"]
-    call.__module__, call.__name__, call.__qualname__ = function.__module__, function.__name__, function.__qualname__
-    call.__doc__ = function.__doc__
-    dispatcher = cached(call, function)
-    dispatcher.body = scope["body"]
-    return dispatcher
+class Kernel:
+    """A kernel and what has been compiled of it so far: one function for each combination of dtypes."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.name, self.arrays = function.__qualname__, len(signature(function).parameters) - 3
+        if self.arrays > frame.MOST_ARRAYS:
+            raise TypeError(f"{self.name} takes {self.arrays} arrays, more than {frame.MOST_ARRAYS}")
+        self.body = outlined(function)
+        scope: dict[str, Any] = {"body": self.body, "unframe": frame.unframe}
+        exec(_ENTRY, scope)
+        entry = scope["entry"]
+        entry.__module__, entry.__name__, entry.__qualname__ = (
+            function.__module__, function.__name__, function.__qualname__
+        )  # fmt: skip
+        self.entry = native(entry, function)
+        self.__module__, self.__doc__ = function.__module__, function.__doc__
+        self._functions: dict[tuple[np.dtype, ...], int] = {}
+        self._tables: list[np.ndarray] = []
+        self._publish()
+
+    @property
+    def signatures(self) -> list[tuple[np.dtype, ...]]:
+        """The dtypes of the arrays, for each function."""
+        return list(self._functions)
+
+    def _publish(self) -> None:
+        """A new table; the old ones stay, for threads that are reading them."""
+        rows = [word for kinds, address in self._functions.items() for word in (address, *map(id, kinds))]
+        table = np.array([self.arrays, id(tuple), id(np.ndarray), len(self._functions), *rows], np.int64)
+        self._tables.append(table)
+        self.table: int = table.ctypes.data
+
+    def admit(self, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        """The same arrays as `launch` takes them, now that there is a function for them: compiled here, or loaded."""
+        if type(arrays) is not tuple or len(arrays) != self.arrays:
+            raise TypeError(f"{self.name} takes a tuple of {self.arrays} arrays, got {arrays!r}")
+        for array in arrays:
+            usable = type(array) is np.ndarray and array.flags.num & frame.USABLE == frame.USABLE
+            if not usable or not array.dtype.isnative:
+                raise TypeError(f"{self.name} takes contiguous arrays, got {array!r}")
+        # NumPy has one object for each dtype, and may make others that are equal to it.
+        usual = tuple([np.dtype(array.dtype.name) for array in arrays])
+        with global_compiler_lock:
+            if usual not in self._functions:
+                self._functions[usual] = self._compile(usual)
+                self._publish()
+        return tuple([array.view(kind) for array, kind in zip(arrays, usual, strict=True)])
+
+    def _compile(self, kinds: tuple[np.dtype, ...]) -> int:
+        arrays = tuple(types.Array(from_dtype(kind), 1, "C") for kind in kinds)
+        wanted = (types.int64, frame.frame_type(arrays))
+        self.entry.compile(wanted)
+        compiled = self.entry.overloads[wanted]
+        return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+
+
+def kernel(function: Callable[..., Any]) -> Kernel:
+    """A kernel, compiled on its first call, without the GIL, cached on disk; with NumPy's division rules."""
+    return Kernel(function)

@@ -32,14 +32,16 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite.binding import ffi
+from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 
 from fastconv.cpu import crew
 
+#: Threads a call may use: for reading, by what asks at every call.
+count: int = numba.config.NUMBA_NUM_THREADS
+
 #: Seconds for which a helper watches for the next job: about what waking it would cost.
 PATIENCE = 200e-6
-
-_threads: int | None = None  # what set_num_threads said
 
 
 def get_num_threads() -> int:
@@ -49,7 +51,7 @@ def get_num_threads() -> int:
     may run on, or the environment variable of that name. Fewer threads run where there are fewer tasks. The number
     never changes a result.
     """
-    return numba.config.NUMBA_NUM_THREADS if _threads is None else _threads
+    return count
 
 
 def set_num_threads(n: int) -> None:
@@ -65,25 +67,45 @@ def set_num_threads(n: int) -> None:
     TypeError, ValueError
         If `n` is not an integer from 1 to ``numba.config.NUMBA_NUM_THREADS``.
     """
-    global _threads
+    global count
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
         raise TypeError(f"n must be an int, got {n!r}")
     most = numba.config.NUMBA_NUM_THREADS
     if not 1 <= n <= most:
         raise ValueError(f"n must be from 1 to {most} (the CPUs numba may use), got {n}")
-    _threads = int(n)
+    count = int(n)
 
 
-def run(kernel: Any, tasks: int, arrays: tuple[Any, ...], threads: int) -> None:
+def run(kernel: Any, tasks: int, arrays: tuple[np.ndarray, ...], threads: int) -> None:
     """Run `tasks` tasks of a kernel on up to `threads` threads, and return when all are done."""
     if threads > tasks:
         threads = tasks
     if threads > 1:
-        if is_foreign():
-            threads = 1
-        else:
-            _crew.gather(threads - 1)
-    kernel(threads, _crew.board, tasks, *arrays)
+        threads = _gather(threads)
+    status = _launch(kernel.table, id(arrays), tasks, threads, _board)
+    if status == crew.UNKNOWN:
+        run(kernel, tasks, kernel.admit(arrays), threads)
+    elif status:
+        # The only error of kernels, looked for under NUMBA_BOUNDSCHECK=1.
+        raise IndexError(f"index is out of bounds, in {kernel.name}")
+
+
+def _first_launch(*arguments: int) -> int:
+    """Load the compiled one, which takes its place from now on: calling it costs half of what numba's dispatch does."""
+    global _launch
+    _launch = crew.launch.compile((types.int64,) * len(arguments))
+    return _launch(*arguments)
+
+
+_launch = _first_launch
+
+
+def _gather(threads: int) -> int:
+    """Call helpers if this thread may have some; how many threads there are now at most."""
+    if is_foreign():
+        return 1
+    _crew.gather(threads - 1)
+    return threads
 
 
 def is_foreign() -> bool:
@@ -105,19 +127,19 @@ class _Helper(threading.Thread):
         rounds = _rounds(PATIENCE)
         self.bell.acquire()
         while not self.crew.dismissed:
-            crew.attend(self.crew.board, rounds)
+            crew.attend(_board, rounds)
             with _same_core():
                 self.crew.asleep.append(self)
-                crew.attend(self.crew.board, 1)  # a job that was opened before this helper could be rung
+                crew.attend(_board, 1)  # a job that was opened before this helper could be rung
                 self.bell.acquire()
             self.crew.ring(self.others)
 
 
 class _Crew:
-    """Helpers and the board that they watch."""
+    """Helpers, who watch the board."""
 
     def __init__(self) -> None:
-        self.board = new_board()
+        clear(_words)
         self.helpers: list[_Helper] = []
         self.asleep: list[_Helper] = []
         self.dismissed = False
@@ -125,6 +147,7 @@ class _Crew:
     def gather(self, helpers: int) -> None:
         """Start helpers that are missing, and wake those asleep; nobody waits for them."""
         while len(self.helpers) < helpers and not self.dismissed:
+            crew.attend.compile((types.int64,) * 2)  # so that a helper is there when the first kernel is compiled
             helper = _Helper(self, len(self.helpers) + 1)
             self.helpers.append(helper)
             helper.start()
@@ -173,11 +196,11 @@ def _same_core() -> Iterator[None]:
 _current_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
 
 
-def new_board() -> np.ndarray:
-    board = np.zeros(crew.WORDS, np.int64)
+def clear(board: np.ndarray) -> None:
+    """A board on which there is no job."""
+    board[:] = 0
     board[crew.STATE] = crew.CLOSED
     board[crew.YIELD] = _yielding()
-    return board
 
 
 def _yielding() -> int:
@@ -191,8 +214,9 @@ def _yielding() -> int:
 
 def _rounds(seconds: float) -> int:
     """Rounds of waiting that take about so long."""
-    board = new_board()
-    crew.attend(board, 0)  # compiles
+    words = np.empty(crew.WORDS, np.int64)
+    clear(words)
+    board = words.ctypes.data
     best = 1.0
     for _ in range(3):
         start = time.perf_counter()
@@ -201,6 +225,8 @@ def _rounds(seconds: float) -> int:
     return int(500 * seconds / best)
 
 
+_words = np.empty(crew.WORDS, np.int64)
+_board: int = _words.ctypes.data  # the one of this process, also after a fork
 _crew = _Crew()
 
 

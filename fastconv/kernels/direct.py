@@ -82,24 +82,24 @@ def prepare_cost(spec: ConvSpec, params: Params) -> Cost:
 
 def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
     """Pixel form: the weights as they lie. Others: [group][block of vectors][k][vector lanes], zero-padded."""
-    flat = weight.reshape(-1)
     if params.form == "pixels":
-        return flat
+        return weight
     W, OC = isa.width(spec.dtype), spec.OC // spec.groups
     vectors = ceil_div(OC, W)
     packed = workspace.empty_aligned(spec.dtype, spec.groups * vectors * W * spec.K)
     sizes = np.array([OC, spec.K, params.OCP, params.blocks], np.int64)
-    threads.run(direct_kernels.pack_weights, spec.groups * vectors, (sizes, flat, packed), params.threads)
+    threads.run(direct_kernels.pack_weights, spec.groups * vectors, (sizes, weight, packed), params.threads)
     return packed
 
 
 def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
-    with workspace.scratch(spec.dtype, params.per_thread, params.threads) as scratch:
-        arrays = (
-            params.geometry, params.tables, x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out,
-            scratch,
-        )  # fmt: skip
-        threads.run(_KERNELS[params.form], params.tasks, arrays, params.threads)
+    arena = workspace.scratch(spec.dtype, params.per_thread, params.threads)
+    arrays = (
+        params.geometry, params.tables, x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out,
+        arena.view,
+    )  # fmt: skip
+    threads.run(_KERNELS[params.form], params.tasks, arrays, params.threads)
+    arena.give_back()
 
 
 _KERNELS = {"pixels": direct_kernels.pixels, "channels": direct_kernels.channels, "taps": direct_taps.taps}
