@@ -232,6 +232,15 @@ def asleep() -> None:
         assert parallel(4, workers=4)
 
 
+def first_call() -> None:
+    """Helpers that fall asleep while a kernel is compiled for its first call are woken for it."""
+    check()
+    assert len(meeting.signatures) == 0
+    present = np.zeros(2, np.int64)
+    threads.run(meeting, 2, (np.array([10**9]), np.zeros(1, np.int64), present), 2)
+    assert present.all()
+
+
 def exit_while_busy() -> None:
     """The interpreter goes down while helpers watch and a daemon thread computes."""
     threading.Thread(target=lambda: [parallel(3, 0.01, workers=2) for _ in range(10**6)], daemon=True).start()
@@ -367,9 +376,9 @@ def user_prange_beside() -> None:
 SCENARIOS = {
     f.__name__: f
     for f in (
-        bitwise_equal, really_parallel, few_tasks, eight_threads, oversubscribed, asleep, exit_while_busy, fork_fresh,
-        fork_after_use, fork_while_busy, set_num_threads_1, one_numba_thread, many_numba_threads, signal_handler,
-        user_prange, user_prange_beside,
+        bitwise_equal, really_parallel, few_tasks, eight_threads, oversubscribed, asleep, first_call, exit_while_busy,
+        fork_fresh, fork_after_use, fork_while_busy, set_num_threads_1, one_numba_thread, many_numba_threads,
+        signal_handler, user_prange, user_prange_beside,
     )
 }  # fmt: skip
 
