@@ -102,6 +102,7 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 5, 13, 11), (7, 5, 3, 3), {"padding": 1}),
     ((1, 6, 9, 21), (18, 3, 3, 2), {"padding": (1, 0), "stride": (2, 1), "groups": 2}),
     ((1, 17, 7, 6), (19, 17, 1, 1), {}),
+    ((1, 8, 13, 190), (8, 8, 3, 3), {"padding": (1, 2)}),  # Winograd, lanes are tiles
     ((1, 3, 21, 37), (5, 3, 5, 5), {"padding": 2, "padding_mode": "reflect", "dilation": (1, 2)}),
     ((1, 2, 40, 50), (3, 2, 11, 9), {}),
     ((2, 18, 9, 10), (18, 1, 3, 3), {"padding": 1, "groups": 18}),

@@ -19,6 +19,7 @@ from fastconv.plan import candidates
 PROBLEMS = [
     ((1, 3, 12, 13), (5, 3, 3, 3), {"padding": 1}),
     ((2, 16, 9, 30), (33, 16, 3, 3), {"padding": (0, 1), "activation": "relu"}),
+    ((1, 8, 40, 200), (8, 8, 3, 3), {}),
     ((2, 8, 20, 21), (8, 1, 3, 3), {"groups": 8, "padding": 1}),
     ((1, 8, 20, 21), (16, 1, 5, 5), {"groups": 8, "stride": 2, "padding": 2}),
     ((1, 4, 15, 15), (6, 2, 3, 3), {"groups": 2, "stride": (2, 1), "dilation": 2, "padding": 2}),

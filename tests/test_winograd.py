@@ -272,7 +272,7 @@ def test_a_block_writes_its_own_outputs_only():
         x_shape, w_shape, options = PROBLEMS[name]
         spec = ConvSpec.make(x_shape, w_shape, channels_last=last, **options)
         x, w = fill(spec)
-        params = winograd.parameters(spec, 1, LIMIT)
+        params = winograd_plan.parameters(spec, 1, LIMIT, False)
         want = lay(convolve(spec, x, w, params=params), spec)
         packed, epilogue = winograd.prepare(spec, params, w), Epilogue.make(spec.dtype)
         seen, scratch = np.empty(params.flags, spec.dtype), np.zeros(params.scratch, spec.dtype)

@@ -99,7 +99,8 @@ def _transform_with(programs: Callable[[], dict[int, tuple[Program, int, int]]])
     return emit
 
 
-def _transform(name: str, programs: Callable[[], dict[int, tuple[Program, int, int]]], text: str) -> Any:
+def transform(name: str, programs: Callable[[], dict[int, tuple[Program, int, int]]], text: str) -> Any:
+    """An intrinsic that applies one of `programs`, by its code."""
     emit = _transform_with(programs)
 
     def typer(
@@ -119,9 +120,9 @@ _WHAT = """For o < outer, i < inner: dst[d0 + k*d_step + i*d_inner + o*d_outer] 
     nothing.
     """
 
-forward = _transform("winograd_forward", forward_programs, _WHAT.format("B^T", "n"))
-backward = _transform("winograd_backward", backward_programs, _WHAT.format("A^T", "16 n + m"))
-weights_forward = _transform("winograd_weights", weight_programs, _WHAT.format("G", "16 n + r"))
+forward = transform("winograd_forward", forward_programs, _WHAT.format("B^T", "n"))
+backward = transform("winograd_backward", backward_programs, _WHAT.format("A^T", "16 n + m"))
+weights_forward = transform("winograd_weights", weight_programs, _WHAT.format("G", "16 n + r"))
 
 
 # ---- cells in and out --------------------------------------------------------------------------------------------

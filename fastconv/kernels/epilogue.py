@@ -16,7 +16,11 @@ import numpy as np
 from fastconv.cpu.jit import inline
 from fastconv.cpu.rows import add_row, add_rows, copy_row
 from fastconv.cpu.vectors import less, row_map
-from fastconv.kernels.activations import ACTIVATIONS, RELU, activate_row
+from fastconv.kernels.activations import ACTIVATIONS, CLIP, RELU, RELU6, activate_row
+
+#: Places in an epilogue's constants: the activation's code and its two parameters, lowest and highest result it allows,
+#: and whether it is more than these limits.
+LOWEST, HIGHEST, FURTHER = 3, 4, 5
 
 _PARAMETERS: dict[str, tuple[float, ...]] = {"leaky_relu": (0.01,), "clip": (-math.inf, math.inf), "elu": (1.0,)}
 _INTEGER_ACTIVATIONS = ("relu", "relu6", "clip")
@@ -43,13 +47,23 @@ def parse_activation(activation: Any, dtype: str) -> list[float]:
     return [ACTIVATIONS[name], *values, *[0] * (2 - len(values))]
 
 
+def _with_limits(values: list[float], dtype: str) -> list[float]:
+    """The constants of an activation."""
+    code, low, high = values
+    lowest, highest = (-math.inf, math.inf)
+    if np.dtype(dtype).kind == "i":
+        lowest, highest = np.iinfo(dtype).min, np.iinfo(dtype).max
+    limits = {RELU: (0, highest), RELU6: (0, 6), CLIP: (low, high)}
+    return [*values, *limits.get(int(code), (lowest, highest)), code != 0 and code not in limits]
+
+
 @dataclass(frozen=True, eq=False)
 class Epilogue:
     """What `store_row` needs, in the kernel's dtype.
 
     bias : one value per output channel, or empty.
     residual : flat in the output's memory order, or empty.
-    constants : the activation's code and its two parameters.
+    constants : the activation's code and its two parameters, then LOWEST, HIGHEST, FURTHER.
     """
 
     bias: np.ndarray
@@ -62,7 +76,7 @@ class Epilogue:
     ) -> Epilogue:
         """Arrays are taken as they are: flat, contiguous, of `dtype`."""
         none = np.empty(0, dtype)
-        constants = np.array(parse_activation(activation, dtype), dtype)
+        constants = np.array(_with_limits(parse_activation(activation, dtype), dtype), dtype)
         return cls(none if bias is None else bias, none if residual is None else residual, constants)
 
 

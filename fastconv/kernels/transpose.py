@@ -189,7 +189,7 @@ class Phases:
         return {}
 
 
-NO_ACTIVATION = {name: np.zeros(3, name) for name in ("float32", "float64", "int32", "int64")}
+NO_ACTIVATION = {name: Epilogue.make(name).constants for name in ("float32", "float64", "int32", "int64")}
 
 
 def _rows(kernel: Any, tables: tuple[int, Any, Any], source: Any, out: Any, epilogue: Epilogue, threads: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastconv.cpu import isa, threads, workspace
 from fastconv.cpu.cook_toom import LARGEST
-from fastconv.kernels import tiles, winograd_plan
+from fastconv.kernels import tiles, winograd_plan, winograd_rows
 from fastconv.kernels import winograd_kernels as k
 from fastconv.kernels.common import Cost, ceil_div
 from fastconv.kernels.epilogue import Epilogue
@@ -45,7 +45,7 @@ def refuses(spec: ConvSpec) -> str | None:
 
 
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
-    return winograd_plan.parameters(spec, threads, limit, False)
+    return winograd_plan.parameters(spec, threads, limit, False, rival=winograd_rows.way(spec, limit // spec.itemsize))
 
 
 def once(spec: ConvSpec, threads: int, limit: int) -> Params | str:
@@ -95,7 +95,9 @@ def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: 
         seen = np.empty(flags + spec.OC * params.once, spec.dtype)
         tail = epilogue.bias, epilogue.residual, epilogue.constants, out, scratch
         arrays = params.tables, x, packed, seen, *tail
-        if params.staged:
+        if params.by_rows:
+            threads.run(winograd_rows.winograd_rows, params.tasks[0], (params.geometry, *arrays), count)
+        elif params.staged:
             threads.run(k.winograd, params.tasks[0], (g, _STAGES[k.FORWARD], *arrays), count)
             threads.run(k.winograd, params.tasks[1], (g, _STAGES[k.PRODUCT], *arrays), count)
         else:

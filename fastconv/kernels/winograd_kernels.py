@@ -33,8 +33,7 @@ from fastconv.cpu.winograd_codelets import (
     weights_forward,
 )
 from fastconv.kernels import tiles as t
-from fastconv.kernels.activations import CLIP, RELU, RELU6
-from fastconv.kernels.epilogue import activate
+from fastconv.kernels.epilogue import FURTHER, HIGHEST, LOWEST, activate
 from fastconv.kernels.pack import interior
 from fastconv.kernels.tiles import padded_row, row_source, tile_place
 
@@ -78,13 +77,19 @@ def largest_ratio(S):  # type: ignore[no-untyped-def]
 
 
 @inline
+def level(loud, quiet, cells, S):  # type: ignore[no-untyped-def]
+    """Whether the largest |x| is no danger for the others, of which so many cells have a sum of `quiet` at least."""
+    return loud * S.dtype.type(cells) <= largest_ratio(S) * quiet
+
+
+@inline
 def first_output(i, m, dilation):  # type: ignore[no-untyped-def]
     """Where tile i of an axis begins."""
     return i // dilation * (m * dilation) + i % dilation
 
 
 @inline
-def _block_place(g, block):  # type: ignore[no-untyped-def]
+def block_place(g, block):  # type: ignore[no-untyped-def]
     """Group, first image, depth, first row and first column of tiles of a block, and its images, rows and columns."""
     across, down = (g[QW] + g[BW] - 1) // g[BW], (g[QH] + g[BH] - 1) // g[BH]
     many = (g[t.N] + g[BN] - 1) // g[BN]
@@ -162,7 +167,7 @@ def _forward(g, tables, x, block, blocks, c, seen, V0, S, m):  # type: ignore[no
     A few tiles at a time: what they share in `columns` must stay in L1, for a store to a line in L2 costs four cycles.
     """
     W = vector_width(S)
-    group, n0, bd, r0, q0, images, rows, cols = _block_place(g, block)
+    group, n0, bd, r0, q0, images, rows, cols = block_place(g, block)
     d0, h0, w0 = first_output(bd, g[MD], g[t.DD]), first_output(r0, g[MH], g[t.DH]), first_output(q0, g[MW], g[t.DW])
     width = first_output(q0 + cols - 1, g[MW], g[t.DW]) - w0 + g[t.DW] * (g[XW] - 1) + 1
     lanes, stats = min(W, g[t.C] - c * W), m + g[P_STATS]
@@ -201,8 +206,7 @@ def _forward(g, tables, x, block, blocks, c, seen, V0, S, m):  # type: ignore[no
         loud = max(loud, S[stats + i])
         if S[stats + 2 * W + i] < S.dtype.type(3e38):
             quiet = max(quiet, S[stats + 2 * W + i])
-    tame = finite and loud * S.dtype.type(width) <= largest_ratio(S) * quiet
-    seen[c * blocks + block] = 0 if tame else 1
+    seen[c * blocks + block] = 0 if finite and level(loud, quiet, width, S) else 1
 
 
 @inline
@@ -274,32 +278,24 @@ def _product(g, tables, first, end, U, u0, u_step, tiles, vectors, V0, S, m):  #
 
 
 @inline
-def _limits(g, oc, lanes, bias, epilogue, S, at):  # type: ignore[no-untyped-def]
-    """Bias, lowest and highest result of a vector of channels; whether the activation is more than that."""
+def _limits(oc, lanes, bias, epilogue, S, at):  # type: ignore[no-untyped-def]
+    """Bias, lowest and highest result of a vector of channels."""
     W = vector_width(S)
-    activation, low, high = int(epilogue[0]), S.dtype.type(-np.inf), S.dtype.type(np.inf)
-    if activation == RELU or activation == RELU6:
-        low = S.dtype.type(0)
-    if activation == RELU6:
-        high = S.dtype.type(6)
-    if activation == CLIP:
-        low, high = epilogue[1], epilogue[2]
     for i in range(W):
         S[at + i] = bias[oc + i] if bias.size and i < lanes else S.dtype.type(0)
-        S[at + W + i] = low
-        S[at + 2 * W + i] = high
-    return activation != 0 and activation != RELU and activation != RELU6 and activation != CLIP
+        S[at + W + i] = epilogue[LOWEST]
+        S[at + 2 * W + i] = epilogue[HIGHEST]
 
 
 @inline
 def _backward(g, block, v, vectors, oc, bias, residual, epilogue, out, S, m):  # type: ignore[no-untyped-def]
     """Vector v of the `vectors` that M holds for each tile, channels `oc` of the group on, to the output."""
     W = vector_width(S)
-    group, n0, bd, r0, q0, images, rows, cols = _block_place(g, block)
+    group, n0, bd, r0, q0, images, rows, cols = block_place(g, block)
     d0, w0 = first_output(bd, g[MD], g[t.DD]), first_output(q0, g[MW], g[t.DW])
     row, back, result, limits = vectors * W, m + g[P_BACK], m + g[P_OUT], m + g[P_STATS]
     lanes, channel = min(W, g[t.OC] - oc), group * g[t.OC] + oc
-    further = _limits(g, channel, lanes, bias, epilogue, S, limits)
+    _limits(channel, lanes, bias, epilogue, S, limits)
     plane, channels = g[t.OD] * g[t.OH] * g[t.OW], g[t.OC] * g[t.G]
     few, add = g[FEW], 1 if residual.size else 0
     pitch = (few + g[t.DW] - 1) // g[t.DW] * g[t.DW] * g[MW]
@@ -333,7 +329,7 @@ def _backward(g, block, v, vectors, oc, bias, residual, epilogue, out, S, m):  #
                 else:
                     o0 = (((n * channels + channel) * g[t.OD] + d) * g[t.OH] + h) * g[t.OW] + w
                     store_planes(cells, lanes, S, source, out, o0, plane, residual, o0, add, S, limits)
-                if further:
+                if epilogue[FURTHER]:
                     for e in range(cells if g[t.LAST] else lanes):
                         if g[t.LAST]:
                             activate(out, o0 + e * channels, lanes, epilogue)
@@ -365,7 +361,7 @@ def winograd(  # type: ignore[no-untyped-def]
         first, end = (0, channel_blocks) if stage == ALL else (part, part + 1 if stage == FORWARD else part)
         for c in range(first, end):
             _forward(g, tables, x, block, blocks, c, seen, V0, S, m)
-        group, _, _, _, _, images, rows, cols = _block_place(g, block)
+        group, _, _, _, _, images, rows, cols = block_place(g, block)
         first, end = (0, parts) if stage == ALL else (part, part + 1 if stage == PRODUCT else part)
         for k in range(first, end):
             v0, v1 = k * vectors // parts, (k + 1) * vectors // parts
@@ -445,4 +441,4 @@ def inspect(thread, counter, tasks, g, todo, tables, x, spoilt, S):  # type: ign
                     least = size
             tame = tame and total < largest_sum(g, S)
             quiet = max(quiet, least)
-        spoilt[task] = 0 if tame and loud * S.dtype.type(g[t.TW]) <= largest_ratio(S) * quiet else 1
+        spoilt[task] = 0 if tame and level(loud, quiet, g[t.TW], S) else 1

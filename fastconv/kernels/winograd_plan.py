@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from math import gcd, log2, prod
+from math import gcd, inf, log2, prod
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class Params:
     tables: np.ndarray
     staged: bool
     once: bool  # weights come as they are, and are transformed for each block
+    by_rows: bool  # whether lanes are tiles: `winograd_rows`
     tasks: tuple[int, int]  # of the first launch, and of the second if staged
     threads: int
     scratch: int  # elements
@@ -115,6 +116,7 @@ class Way:
     block: tuple[int, int, int]
     vectors: int  # of output channels multiplied together
     once: bool = False  # whether weights are transformed for each block, never to leave L2
+    by_rows = False
 
     @cached_property
     def tile(self) -> tuple[int, int, int]:
@@ -160,6 +162,12 @@ class Way:
     @cached_property
     def parts(self) -> int:
         return ceil_div(self.out_vectors, self.vectors)
+
+    @cached_property
+    def channel_offsets(self) -> np.ndarray:
+        """Places of the channels among the factors of a point."""
+        channel = np.arange(self.C)
+        return channel // self.W * self.tiles * self.W + channel % self.W
 
     @cached_property
     def v_step(self) -> int:
@@ -299,6 +307,12 @@ class Way:
         again = self.out_vectors * self.transform + self.spec.weight_bytes / FAR if self.once else 0.0
         return self.parts * self.multiply + again
 
+    @cached_property
+    def work(self) -> tuple[float, float]:
+        """Of all products, and of all that goes before and after them."""
+        moves = self.channel_blocks * self.forward + self.out_vectors * self.backward
+        return self.blocks * self.products, self.blocks * moves
+
     def cycles(self, threads: int, staged: bool) -> float:
         forward, rest = self.channel_blocks * self.forward, self.products + self.out_vectors * self.backward
         if not staged:
@@ -409,6 +423,11 @@ def _rough(spec: ConvSpec, axes: tuple[Axis, Axis, Axis]) -> float:
     return spec.groups * (tiles * (points * C * W * OC / 2 + moves) + weights)
 
 
+def _merit(ways: list[Way]) -> float:
+    """Cycles on 1, 2 and 4 threads alike; infinite if there is no way."""
+    return sum(t * min((w.cycles(t, s) for w in ways for s in (False, True)), default=inf) for t in (1, 2, 4))
+
+
 def _choose(
     spec: ConvSpec, fast: bool, elements: int, only: tuple[int, int, int] | None, once: bool = False
 ) -> list[Way]:
@@ -420,7 +439,7 @@ def _choose(
     for m in product(*(sizes(kernel, fast) for kernel in spec.kernel3)) if only is None else [only]:
         choices.append((Axis.of(spec, 0, m[0]), Axis.of(spec, 1, m[1]), Axis.of(spec, 2, m[2])))
     choices.sort(key=lambda axes: _rough(spec, axes))
-    best: tuple[float, list[Way]] = (float("inf"), [])
+    best: tuple[float, list[Way]] = (inf, [])
     vectors = ceil_div(spec.OC // spec.groups, isa.width(spec.dtype))
     together = sorted({min(v, vectors) for v in range(1, max(widest().values()) + 1)})
     for axes in choices[:3]:
@@ -428,22 +447,23 @@ def _choose(
             ways = [Way(spec, axes, block, v, once) for v in together]
             ways = [way for way in ways if way.elements(1, False) <= elements]
             if ways:
-                merit = sum(t * min(w.cycles(t, s) for w in ways for s in (False, True)) for t in (1, 2, 4))
-                if merit < best[0]:
-                    best = merit, ways
+                best = min(best, (_merit(ways), ways), key=lambda found: found[0])
     return best[1]
 
 
 def parameters(
-    spec: ConvSpec, threads: int, limit: int, fast: bool, only: tuple[int, int, int] | None = None, once: bool = False
-) -> Params | str:
+    spec: ConvSpec, threads: int, limit: int, fast: bool, only: tuple[int, int, int] | None = None, once: bool = False,
+    rival: Way | None = None,
+) -> Params | str:  # fmt: skip
     """The cheapest way, its tables and memory; or why `limit` is too small.
 
-    only: outputs of a tile; once: whether weights are used once, and not prepared.
+    only: outputs of a tile; once: whether weights are used once, and not prepared; rival: a way of another form.
     """
     threads = threads if spec.flops > SMALL else 1
     elements = limit // spec.itemsize
     ways = _choose(spec, fast, elements, only, once)
+    if rival is not None and _merit([rival]) < _merit(ways):
+        ways = [rival]
     choices = [
         (way.cycles(t, staged), t, staged, way.vectors, way)
         for way in ways
@@ -460,9 +480,8 @@ def parameters(
 def _params(spec: ConvSpec, way: Way, threads: int, staged: bool) -> Params:
     W, C = way.W, way.C
     fields, sections = tiles.geometry(spec, way.grid, way.pitch, W if spec.channels_last else 1)
-    channel = np.arange(C)
     off = sum(map(len, sections))
-    sections += [channel // W * way.tiles * W + channel % W, np.arange(way.tiles) * W]
+    sections += [way.channel_offsets, np.arange(way.tiles) * W]
     weights_at, own, shared = 0 if way.once else k.HEADER + spec.OC, way.own(staged), way.shared(staged)
     fields += [
         *(a.n for a in way.axes), *(a.m for a in way.axes), *(a.tiles for a in way.axes), *way.block, way.tiles,
@@ -483,6 +502,7 @@ def _params(spec: ConvSpec, way: Way, threads: int, staged: bool) -> Params:
         tables=np.concatenate(sections).astype(np.int64),
         staged=staged,
         once=way.once,
+        by_rows=way.by_rows,
         tasks=(first, second),
         threads=threads,
         scratch=shared + threads * own,
@@ -511,16 +531,11 @@ def suspects(spec: ConvSpec, params: Params, seen: np.ndarray) -> np.ndarray:
 
 def _cost(spec: ConvSpec, way: Way, staged: bool) -> Cost:
     per_cycle = 4.0 * way.W  # operations at peak: two vector multiply-adds a cycle
-    multiply = way.blocks * way.products
-    other = way.blocks * (
-        way.channel_blocks * way.forward + way.out_vectors * way.backward + (0 if staged else way.crowded)
-    )
-    if staged:
-        other += way.moved
+    multiply, other = way.work
     return Cost(
         per_cycle * multiply,
         float(spec.input_bytes + spec.output_bytes),  # the weights' way is in `multiply`
-        per_cycle * other,
+        per_cycle * (other + (way.moved if staged else way.blocks * way.crowded)),
         way.blocks * way.parts if staged else way.blocks,
     )
 
