@@ -38,9 +38,11 @@ def spec_of(frame: Frame, kernel_size: Any, stride: Any, padding: Any, dilation:
 def planned(frame: Frame, spec: PoolSpec, plan: kernels.Plan) -> Call:
     """The call that runs a plan without indices."""
 
+    shape = frame.memory_shape(spec.output)
+
     def call(x: np.ndarray, out: Any = None) -> np.ndarray:
-        flat, target = frame.flat(x), frame.target(spec.output, out, x=x)
-        kernels.run(plan, flat, target.reshape(-1))
+        target = np.empty(shape, frame.kernel) if out is None else frame.target(spec.output, out, x=x)
+        kernels.run(plan, frame.flat(x), target)
         return frame.deliver(target, out)
 
     return call
@@ -52,9 +54,12 @@ def planned(frame: Frame, spec: PoolSpec, plan: kernels.Plan) -> Call:
 def ranked(frame: Frame, spec: PoolSpec, plan: kernels.Plan) -> Call:
     """The call that runs a plan with indices."""
 
+    shape = frame.memory_shape(spec.output)
+
     def call(x: np.ndarray, out: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        flat, target, indices = frame.flat(x), frame.target(spec.output, out, x=x), frame.empty(spec.output, np.int64)
-        kernels.run(plan, flat, target.reshape(-1), indices.reshape(-1))
+        target = np.empty(shape, frame.kernel) if out is None else frame.target(spec.output, out, x=x)
+        indices = np.empty(shape, np.int64)
+        kernels.run(plan, frame.flat(x), target, indices)
         places = indices if frame.from_memory is None else indices.transpose(frame.from_memory)
         return frame.deliver(target, out), places
 

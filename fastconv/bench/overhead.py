@@ -53,6 +53,7 @@ def call_overhead(peers: Sequence[Peer], seconds: float = 1.0) -> dict[str, Timi
 def first_call(imports: str, call: str, cache: str | None = None) -> tuple[float, float]:
     """Seconds that a new process takes to import and to make its first call."""
     environment = dict(os.environ)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
     if cache is not None:
         environment["FASTCONV_CACHE_DIR"] = environment["NUMBA_CACHE_DIR"] = cache
     script = SCRIPT.format(imports=imports, call=call)

@@ -150,15 +150,17 @@ _NO_INDICES = np.empty(0, np.int64)
 
 
 def run(how: Plan, x: np.ndarray, out: np.ndarray, indices: np.ndarray = _NO_INDICES) -> None:
-    """Run a plan on flat arrays in memory order."""
+    """Run a plan on arrays in memory order."""
     if not how.list_size + how.per_thread:
         arrays = (how.geometry, how.tables, _NO_INDICES, indices, how.constants, x, how.constants, out)
         pool.run(how.kernel, how.tasks, arrays, how.threads)
         return
     lists = workspace.scratch("int64", how.list_size, how.threads)
-    with lists as places, workspace.scratch(how.dtype, how.per_thread, how.threads) as scratch:
-        arrays = (how.geometry, how.tables, places, indices, how.constants, x, scratch, out)
-        pool.run(how.kernel, how.tasks, arrays, how.threads)
+    scratch = workspace.scratch(how.dtype, how.per_thread, how.threads)
+    arrays = (how.geometry, how.tables, lists.view, indices, how.constants, x, scratch.view, out)
+    pool.run(how.kernel, how.tasks, arrays, how.threads)
+    scratch.give_back()
+    lists.give_back()
 
 
 # ---- windows ------------------------------------------------------------------------------------------------------

@@ -49,8 +49,8 @@ RATES = {
 # The weight gradient's algorithms stand under "weight <name>"; those of the input gradient are the forward pass's.
 UNKNOWN = Rates(0.5, 0.03, 0.5, 5e-6, 0.5e-6)  # an algorithm nobody has fitted yet
 
-#: Seconds to wake the other threads and wait for the last: a prange launch of 2 us, and their caches start cold.
-LAUNCH = 5e-6
+#: Seconds that a call on several threads takes longer than its share of the work: 1 us measured, and caches start cold.
+LAUNCH = 2e-6
 
 
 def rates_name(algorithm: str, direction: str) -> str:
