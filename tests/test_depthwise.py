@@ -140,25 +140,38 @@ def test_long_rows_and_long_kernels():
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
 def test_epilogue(dtype, channels_last):
-    for shape, multiplier in (((2, 18, 15, 21), 1), ((1, 5, 7, 40), 2), ((1, 18, 3, 3, 9), 1)):
-        C, ndim = shape[1], len(shape) - 2
+    for shape, multiplier, k, options in (
+        ((2, 18, 15, 21), 1, 3, {"padding": 1}),
+        ((1, 5, 7, 40), 2, 3, {"padding": 1}),
+        ((1, 18, 15, 41), 1, 3, {"padding": 1, "stride": 2}),
+        ((1, 18, 20, 37), 1, 5, {"padding": 2}),
+        ((1, 18, 9, 10), 1, 3, {"padding": 5}),  # outputs without any tap
+        ((1, 18, 3, 3, 9), 1, 3, {"padding": 1}),
+        ((1, 18, 70), 1, 5, {}),
+    ):
+        C = shape[1]
         spec = ConvSpec.make(
-            shape, (C * multiplier, 1, *[3] * ndim), padding=1, groups=C, dtype=dtype, channels_last=channels_last
-        )
+            shape, (C * multiplier, 1, *[k] * (len(shape) - 2)), groups=C, dtype=dtype, channels_last=channels_last,
+            **options,
+        )  # fmt: skip
         x, w = data(spec)
         rng = np.random.default_rng(5)
         bias, residual = rng.integers(-20, 20, spec.OC).astype(dtype), rng.integers(-20, 20, spec.out_shape)
         residual = in_memory(spec, residual.astype(dtype))
         plain = oracle(spec, x, w).reshape((-1, spec.OC) if channels_last else (spec.N, spec.OC, -1))
         with_bias = (plain + (bias if channels_last else bias[:, None])).reshape(-1)
-        for given, want in (
+        cases = [
             ({"bias": bias}, with_bias),
             ({"bias": bias, "residual": residual}, with_bias + residual),
             ({"residual": residual, "activation": "relu"}, np.maximum(plain.reshape(-1) + residual, 0)),
             ({"bias": bias, "activation": ("clip", -7, 9)}, np.clip(with_bias, -7, 9)),
-        ):
+        ]
+        if dtype != "int32":  # more than limits
+            leaky = np.where(with_bias + residual < 0, (with_bias + residual) / 4, with_bias + residual)
+            cases.append(({"bias": bias, "residual": residual, "activation": ("leaky_relu", 0.25)}, leaky))
+        for given, want in cases:
             for threads in (1, 2):
                 got = run(spec, x, w, Epilogue.make(dtype, **given), threads)
                 np.testing.assert_array_equal(got, want, err_msg=f"{spec} {list(given)}")

@@ -24,7 +24,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastconv.cpu.rows import _Row
+from fastconv.cpu.rows import Finish, _Row
 from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, prefetch_line
 
 SIZE = 3
@@ -38,9 +38,11 @@ class _Column:
         self.b, self.e, self.p, self.stride = b, e, p, stride
         self.open = -(-SIZE // stride) - 1  # outputs that are begun and not finished between two steps
 
-    def emit(self, weights: list[Any], bias: Any, source: Any, zeros: Any, target: Any, masks: list[Any]) -> None:
+    def emit(
+        self, weights: list[Any], finish: Finish, source: Any, zeros: Any, target: Any, other: Any, masks: list[Any]
+    ) -> None:
         b, e, p = self.b, self.e, self.p
-        self.weights, self.source, self.zeros, self.masks = weights, source, zeros, masks
+        self.weights, self.finish, self.source, self.zeros, self.masks = weights, finish, source, zeros, masks
         sums: list[list[Any]] = []
         for r in range(SIZE - self.stride):
             self.meet(self.row(b.add(p["row"], i64(r)))[0], r, sums)
@@ -49,9 +51,9 @@ class _Column:
         b.branch(loop)
 
         b.position_at_end(loop)
-        i, row, place = b.phi(I64), b.phi(I64), b.phi(target.type)
+        i, row, place, more = b.phi(I64), b.phi(I64), b.phi(target.type), b.phi(other.type)
         carried = [[b.phi(e.vector) for _ in range(SIZE)] for _ in range(self.open)]
-        for phi, value in zip((i, row, place), (i64(0), begin, target), strict=True):
+        for phi, value in zip((i, row, place, more), (i64(0), begin, target, other), strict=True):
             phi.add_incoming(value, entry)
         for phis, values in zip(carried, sums, strict=True):
             for phi, value in zip(phis, values, strict=True):
@@ -62,14 +64,15 @@ class _Column:
             self.meet(cells, SIZE - self.stride + t, sums)
             prefetch_line(b, b.gep(pointer, [p["ahead"]]), near=True)
         prefetch_line(b, b.gep(place, [p["d_ahead"]]), near=True, write=True)
-        total = bias
+        total = finish.bias
         for value in sums[0]:
             total = e.add(total, value)
-        self.store(total, place)
+        self.store(total, place, more)
         following = b.add(i, i64(1))
         i.add_incoming(following, b.block)
         row.add_incoming(b.add(row, i64(self.stride)), b.block)
-        place.add_incoming(b.gep(place, [p["d_pitch"]]), b.block)
+        for phi in (place, more):
+            phi.add_incoming(b.gep(phi, [p["d_pitch"]]), b.block)
         for phis, values in zip(carried, sums[1:], strict=True):
             for phi, value in zip(phis, values, strict=True):
                 phi.add_incoming(value, b.block)
@@ -95,16 +98,16 @@ class _Column:
             else:
                 sums[output] = [self.e.fma(w, x, s) for w, x, s in zip(weights, cells, sums[output], strict=True)]
 
-    def store(self, value: Any, pointer: Any) -> None:
+    def store(self, value: Any, pointer: Any, other: Any) -> None:
         """The lowest `lanes` of all sums or of every second."""
         b, e, p = self.b, self.e, self.p
         every, second, done = (b.append_basic_block(name) for name in ("every", "second", "stored"))
         b.cbranch(b.icmp_signed(">", p["every"], i64(1)), second, every)
         b.position_at_end(every)
-        p["some"].store(value, pointer)
+        self.finish.store(value, p["some"], pointer, other)
         b.branch(done)
         b.position_at_end(second)
-        p["some_of_half"].store(e.shuffle(value, value, range(0, e.width, 2)), pointer)
+        self.finish.store(e.shuffle(value, value, range(0, e.width, 2)), p["some_of_half"], pointer, other)
         b.branch(done)
         b.position_at_end(done)
 
@@ -120,6 +123,7 @@ def roll(
     dst: Any, d0: Any, d_pitch: Any, rows: Any, columns: Any, last: Any, lanes: Any, weights: Any, w0: Any, w_tap: Any,
     bias: Any, b0: Any, tables: Any, masks: Any, zeros: Any, z0: Any,
     planes: Any, src_step: Any, dst_step: Any, ahead: Any, d_ahead: Any,
+    other: Any, o0: Any, add: Any, low: Any, high: Any,
 ) -> Any:  # fmt: skip
     """`rows` rows of outputs of a 3x3 kernel with `stride` down and `every` (1 or 2) across, plus bias[b0].
 
@@ -127,18 +131,20 @@ def roll(
     read only in rows of the image, and in lanes whose bit of tables[masks + column*3 + tap] is set. `zeros`, as long
     as a row, stands in for other rows. Columns begin W cells apart, the last one at `last`, and store their lowest
     `lanes` lanes. Weights are w[w0 + tap*w_tap]. All is repeated for `planes` planes with weights of their own, and
-    asks for the input `ahead` and the output `d_ahead` elements further on to be brought into L1.
+    asks for the input `ahead` and the output `d_ahead` elements further on to be brought into L1. Results
+    have other[o0] added, which lies as dst does, if `add`, and are cut to low .. high, where NaN stays.
     """
-    dtype, n = element_dtype(src, dst, weights, bias, zeros), types.int64
+    dtype, n = element_dtype(src, dst, weights, bias, zeros, other), types.int64
     signature = types.void(
-        n, n, src, n, n, n, n, dst, n, n, n, n, n, n, weights, n, n, bias, n, tables, n, zeros, n, n, n, n, n, n
-    )
+        n, n, src, n, n, n, n, dst, n, n, n, n, n, n, weights, n, n, bias, n, tables, n, zeros, n, n, n, n, n, n,
+        other, n, types.boolean, src.dtype, src.dtype,
+    )  # fmt: skip
 
     def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
         e = Emitter(b, dtype)
         (
             stride, every, _, s0, pitch, row, height, _, d0, d_pitch, rows, columns, last, lanes, _, w0, w_tap,
-            _, b0, _, masks, _, z0, planes, src_step, dst_step, ahead, d_ahead,
+            _, b0, _, masks, _, z0, planes, src_step, dst_step, ahead, d_ahead, _, o0, add, low, high,
         ) = a  # fmt: skip
 
         def pointer(array: int, at: Any) -> Any:
@@ -153,7 +159,7 @@ def roll(
             "some": _Row(e, i64(0), bits(b, stored, e.width)),
             "some_of_half": _Row(half, i64(0), bits(b, stored, half.width)),
         }  # fmt: skip
-        starts = pointer(2, s0), pointer(7, d0), pointer(14, w0), pointer(17, b0)
+        starts = pointer(2, s0), pointer(7, d0), pointer(14, w0), pointer(17, b0), pointer(28, o0)
         inside, zeros = pointer(19, masks), pointer(21, z0)
         end = b.append_basic_block("roll_end")
         choice = b.switch(stride, end)
@@ -168,22 +174,24 @@ def roll(
             for phi, start in zip((number, *here), (i64(1), *starts), strict=True):
                 phi.add_incoming(start, entry)
             taps = [e.splat(b.load(b.gep(here[2], [b.mul(w_tap, i64(tap))]))) for tap in range(SIZE * SIZE)]
-            added = e.splat(b.load(here[3]))
+            finish = Finish(e, e.splat(b.load(here[3])), add, low, high)
             b.branch(column)
             b.position_at_end(column)
             j = b.phi(I64)
             j.add_incoming(i64(0), plane)
             start = b.mul(j, i64(e.width))
             at = b.select(b.icmp_signed("<", start, last), start, last)  # the last one overlaps
-            target = b.gep(here[1], [b.lshr(at, b.sub(every, i64(1)))])
+            target, more = (b.gep(here[i], [b.lshr(at, b.sub(every, i64(1)))]) for i in (1, 4))
             first = b.mul(j, i64(SIZE))
             lanes_in = [bits(b, b.load(b.gep(inside, [b.add(first, i64(s))])), e.width) for s in range(SIZE)]
-            _Column(b, e, p, down).emit(taps, added, b.gep(here[0], [at]), b.gep(zeros, [at]), target, lanes_in)
+            column_of = b.gep(here[0], [at]), b.gep(zeros, [at]), target, more
+            _Column(b, e, p, down).emit(taps, finish, *column_of, lanes_in)
             following = b.add(j, i64(1))
             j.add_incoming(following, b.block)
             b.cbranch(b.icmp_signed("<", following, columns), column, turn)
             b.position_at_end(turn)
-            for phi, step in zip(here, (src_step, dst_step, i64(SIZE * SIZE), i64(1)), strict=True):
+            steps = src_step, dst_step, i64(SIZE * SIZE), i64(1), dst_step
+            for phi, step in zip(here, steps, strict=True):
                 phi.add_incoming(b.gep(phi, [step]), turn)
             following = b.add(number, i64(1))
             number.add_incoming(following, turn)

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastconv.cpu.simd import I32, I64, Emitter, array_pointer, element_dtype, i64
+from fastconv.cpu.simd import I32, I64, Emitter, array_pointer, element_dtype, ends, i64
 
 I1 = ir.IntType(1)
 
@@ -47,6 +47,51 @@ class _Row:
             return
         pointer = b.bitcast(pointer, e.vector.as_pointer())
         self._masked("store", ir.VoidType(), [value, pointer, ir.Constant(I32, e.itemsize), self.mask])
+
+
+class Finish:
+    """What happens to finished sums: `other` is added where `add` is set, then they are cut to low .. high.
+
+    `bias` is for those who sum, to begin with. NaN stays NaN. What is not asked for is jumped over: kernels whose
+    arrays lie in L2 have no cycle to spare.
+    """
+
+    def __init__(self, e: Emitter, bias: Any, add: Any, low: Any, high: Any) -> None:
+        b = self.b = e.builder
+        self.is_float, self.bias, self.add, self.low, self.high = e.is_float, bias, add, e.splat(low), e.splat(high)
+        lowest, highest = (ir.Constant(e.scalar, end) for end in ends(e.dtype))
+        self.cuts_above = self._less(high, highest)
+        self.plain = b.not_(b.or_(b.or_(add, self.cuts_above), self._less(lowest, low)))
+
+    def store(self, value: Any, row: _Row, target: Any, other: Any) -> None:
+        """To a whole vector or, with `row` over half a vector, to its lower half."""
+        with self.b.if_else(self.plain) as (plain, special):
+            with plain:
+                row.store(value, target)
+            with special:
+                self.store_special(value, row, target, other)
+
+    def store_special(self, value: Any, row: _Row, target: Any, other: Any) -> None:
+        """The same, whether there is anything to do or not."""
+        b, e = self.b, row.e
+        low, high = (x if x.type == e.vector else e.shuffle(x, x, range(e.width)) for x in (self.low, self.high))
+        total = self.where(self.add, value, lambda: e.add(value, row.load(other)))
+        total = b.select(self._less(total, low), low, total)
+        total = self.where(self.cuts_above, total, lambda: b.select(self._less(high, total), high, total))
+        row.store(total, target)
+
+    def where(self, condition: Any, value: Any, change: Callable[[], Any]) -> Any:
+        """`change()` if the condition holds, else the value: a branch."""
+        before = self.b.block
+        with self.b.if_then(condition):
+            changed, inside = change(), self.b.block
+        result = self.b.phi(value.type)
+        result.add_incoming(value, before)
+        result.add_incoming(changed, inside)
+        return result
+
+    def _less(self, x: Any, y: Any) -> Any:
+        return self.b.fcmp_ordered("<", x, y) if self.is_float else self.b.icmp_signed("<", x, y)
 
 
 def pair_halves(row: _Row, n: Any) -> list[_Row]:

@@ -50,6 +50,12 @@ def literal(value: Any, name: str) -> int:
     return int(value.literal_value)
 
 
+def ends(dtype: str) -> tuple[float, float]:
+    """The lowest and the highest value of a dtype, infinities for floats."""
+    kind = np.dtype(dtype)
+    return (-np.inf, np.inf) if kind.kind == "f" else (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
+
+
 class Emitter:
     """Emits vector instructions on `width` elements of `dtype` into a builder."""
 
@@ -153,6 +159,17 @@ def vector_width(typingctx: Any, array: Any) -> Any:
     """Elements of the array's dtype in one vector register, as a compile-time constant."""
     width = isa.width(element_dtype(array))
     return types.int64(array), lambda context, builder, sig, args: i64(width)
+
+
+@intrinsic
+def extremes(typingctx: Any, array: Any) -> Any:
+    """`ends` of the array's dtype."""
+    dtype, result = element_dtype(array), types.UniTuple(array.dtype, 2)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return context.make_tuple(builder, result, [ir.Constant(_SCALARS[dtype], end) for end in ends(dtype)])
+
+    return result(array), codegen
 
 
 @intrinsic

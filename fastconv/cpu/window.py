@@ -12,6 +12,7 @@ even taps have sums of their own, which also halves the wait of a multiply-add f
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -19,7 +20,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.cpu import isa
-from fastconv.cpu.rows import _Row
+from fastconv.cpu.rows import Finish, _Row
 from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, literal
 
 #: Longest chunk. 7 accumulators, 5 weights and a loaded vector fit 16 registers.
@@ -103,7 +104,7 @@ class _Window:
         b.branch(plane)
 
         b.position_at_end(plane)
-        names = ("src", "dst", "weights", "bias")
+        names = ("src", "dst", "weights", "bias", "other")
         counter = b.phi(I64)
         counter.add_incoming(i64(1), entry)
         here = [b.phi(p[name].type) for name in names]
@@ -117,7 +118,7 @@ class _Window:
         start = b.mul(j, i64(e.width))
         at = b.select(b.icmp_signed("<", start, p["last"]), start, p["last"])  # the last one overlaps
         across = b.mul(at, i64(self.stride))
-        source, target, self.weights, self.bias = here
+        source, target, self.weights, self.bias, other = here
         source, target, self.zeros = b.gep(source, [across]), b.gep(target, [at]), b.gep(p["zeros"], [across])
         if self.vectors:
             self.weights, self.bias = b.gep(self.weights, [at]), b.gep(self.bias, [at])
@@ -158,13 +159,13 @@ class _Window:
         b.cbranch(b.icmp_signed("<", c_next, p["count"]), chunk, finish)
 
         b.position_at_end(finish)
-        self.store(after, target)
+        self.store(after, target, b.gep(other, [at]))
         j_next = b.add(j, i64(1))
         j.add_incoming(j_next, b.block)
         b.cbranch(b.icmp_signed("<", j_next, p["columns"]), column, turn)
 
         b.position_at_end(turn)
-        for phi, step in zip(here, ("src_step", "dst_step", "w_step", "b_step"), strict=True):
+        for phi, step in zip(here, ("src_step", "dst_step", "w_step", "b_step", "dst_step"), strict=True):
             phi.add_incoming(b.gep(phi, [p[step]]), turn)
         following = b.add(counter, i64(1))
         counter.add_incoming(following, turn)
@@ -242,27 +243,31 @@ class _Window:
         width = self.e.width
         return self.b.bitcast(self.b.trunc(number, ir.IntType(width)), ir.VectorType(ir.IntType(1), width))
 
-    def store(self, sums: list[Any], target: Any) -> None:
+    def store(self, sums: list[Any], target: Any, other: Any) -> None:
         """dst (+)= sums + bias, in the lanes below `lanes`. Only VECTORS can add, and it always has all lanes."""
         b, e, p = self.b, self.e, self.p
         bias = e.load(self.bias) if self.vectors else e.splat(b.load(self.bias))
+        finish = Finish(e, bias, p["add"], p["low"], p["high"])
         whole, special, done = self.blocks("whole", "special", "stored")
-        lanes = _Row(e, i64(0), self.bits(p["stored"]))
-        b.cbranch(p["simple"], whole, special)
+        lanes = _Row(e, i64(0), None if self.vectors else self.bits(p["stored"]))
+        b.cbranch(b.and_(p["simple"], finish.plain), whole, special)
         for block in (whole, special):
             b.position_at_end(block)
-            pointer = target
+            pointer, more = target, other
             for total in sums:
                 value = e.add(total, bias)
                 if block is whole:
                     e.store(value, pointer)
-                elif self.vectors:
-                    e.store(e.add(e.load(pointer), value), pointer)
                 else:
-                    lanes.store(value, pointer)
-                pointer = b.gep(pointer, [p["d_pitch"]])
+                    if self.vectors:
+                        value = finish.where(p["adds"], value, partial(self.plus, value, pointer))
+                    finish.store_special(value, lanes, pointer, more)
+                pointer, more = b.gep(pointer, [p["d_pitch"]]), b.gep(more, [p["d_pitch"]])
             b.branch(done)
         b.position_at_end(done)
+
+    def plus(self, value: Any, pointer: Any) -> Any:
+        return self.e.add(self.e.load(pointer), value)
 
 
 @intrinsic
@@ -272,6 +277,7 @@ def window(
     bias: Any, b0: Any, tables: Any, chunks: Any, count: Any, taps: Any, across: Any,
     column_masks: Any, row_masks: Any, row_step: Any, zeros: Any, z0: Any, accumulate: Any,
     planes: Any, src_step: Any, dst_step: Any, w_step: Any, b_step: Any,
+    other: Any, o0: Any, add: Any, low: Any, high: Any,
 ) -> Any:  # fmt: skip
     """Windows of `rb` (one of `heights()`) accumulators at the columns W*first, ..., W*(columns - 1), at most `last`.
 
@@ -282,13 +288,14 @@ def window(
     `forms` (compile-time) are those compiled, `form` is the one to use. With VECTORS weights and
     bias move along with the columns. With MASKED a lane of row i is read only if tables[row_masks + i*row_step] is not
     0 and its bit of tables[column_masks + column*across + tap] is set, else it is zero; `zeros`, zeros as long as an
-    image row, begins at the row's first cell. All is repeated for `planes` planes, each a step further.
+    image row, begins at the row's first cell. All is repeated for `planes` planes, each a step further. At last
+    other[o0], which lies as dst does, is added if `add`, and results are cut to low .. high.
     """
     compiled = [form for form in range(4) if literal(forms, "forms") >> form & 1]
-    dtype, n = element_dtype(src, dst, weights, bias, zeros), types.int64
+    dtype, n = element_dtype(src, dst, weights, bias, zeros, other), types.int64
     signature = types.void(
         forms, n, n, src, n, n, dst, n, n, n, n, n, n, weights, n, n, n, bias, n, tables, n, n, n, n, n, n, n, zeros, n,
-        types.boolean, n, n, n, n, n,
+        types.boolean, n, n, n, n, n, other, n, types.boolean, src.dtype, src.dtype,
     )  # fmt: skip
 
     def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
@@ -296,7 +303,7 @@ def window(
         (
             _, form, rb, _, s0, pitch, _, d0, d_pitch, first, columns, last, lanes, _, w0, w_along, w_across, _, b0,
             _, chunks, count, taps, across, column_masks, row_masks, row_step, _, z0, accumulate,
-            planes, src_step, dst_step, w_step, b_step,
+            planes, src_step, dst_step, w_step, b_step, _, o0, add, low, high,
         ) = a  # fmt: skip
 
         def pointer(array: int, at: Any) -> Any:
@@ -311,7 +318,8 @@ def window(
             "across": across, "column_masks": pointer(19, column_masks), "row_masks": pointer(19, row_masks),
             "planes": planes, "src_step": src_step, "dst_step": dst_step, "w_step": w_step, "b_step": b_step,
             "row_step": row_step, "zeros": pointer(27, z0),
-            "simple": b.and_(full, b.not_(accumulate)), "stored": stored,
+            "simple": b.and_(full, b.not_(accumulate)), "stored": stored, "adds": accumulate,
+            "other": pointer(35, o0), "add": add, "low": low, "high": high,
         }  # fmt: skip
         end = b.append_basic_block("window_end")
         choice = b.switch(b.add(rb, b.mul(form, i64(256))), end)

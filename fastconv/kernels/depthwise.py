@@ -19,12 +19,12 @@ import numpy as np
 from fastconv.cpu import isa, workspace
 from fastconv.cpu import threads as pool
 from fastconv.cpu.jit import inline, kernel
-from fastconv.cpu.rows import add_rows, fill_row
-from fastconv.cpu.simd import claim, unpack, vector_width
+from fastconv.cpu.rows import fill_row
+from fastconv.cpu.simd import claim, extremes, unpack, vector_width
 from fastconv.cpu.window import IMAGE_FORMS, MASKED, MASKED_2, PLAIN, best_heights, cut, heights, window
 from fastconv.kernels import depthwise_last, depthwise_rolling, pack
 from fastconv.kernels.common import Cost
-from fastconv.kernels.epilogue import Epilogue, activate
+from fastconv.kernels.epilogue import FURTHER, HIGHEST, LOWEST, Epilogue, activate
 from fastconv.kernels.pack import pack_row
 from fastconv.spec import ConvSpec
 
@@ -310,6 +310,10 @@ def _planes(  # type: ignore[no-untyped-def]
     W = vector_width(x)
     mine = thread * per_thread
     x_plane, o_plane = ID * IH * IW, OD * OH * OW
+    adds, low, high = residual.size > 0, constants[LOWEST], constants[HIGHEST]
+    if channels_last:  # finished when they are put apart
+        adds = False
+        low, high = extremes(out)
     groups, parts = (C + group - 1) // group, (OH + rows - 1) // rows
     while True:
         task = claim(counter)
@@ -361,22 +365,18 @@ def _planes(  # type: ignore[no-untyped-def]
                                         IMAGE_FORMS, form, rb, src, s_at, span, dst, d_at, d_pitch, j0, j1, last, lanes,
                                         weight, oc * K, along, 1, bias, oc, tables, chunks_at, chunks, taps_at,
                                         KW, masks_at, row_masks_at + row * sh, sh, no_bias, -pw, False, planes, x_plane,
-                                        o_plane, K, 1,
+                                        o_plane, K, 1, residual, d_at, adds, low, high,
                                     )  # fmt: skip
                         if channels_last:
                             _scatter(
                                 scratch, first_row, out, (((n * OD + od) * OH + oh0) * OW + ow0) * C * M + oc,
                                 height, width, OW, C * M, residual, constants,
                             )  # fmt: skip
-                        elif residual.size or constants[0] != 0:
+                        elif constants[FURTHER]:
                             whole = width == OW
                             length, lines = (height * width, 1) if whole else (width, height)
                             for i in range(planes * lines):
-                                o0 = first_row + i // lines * OD * OH * OW + i % lines * OW
-                                if residual.size:
-                                    add_rows(out, o0, residual, o0, out, o0, length)
-                                if constants[0] != 0:
-                                    activate(out, o0, length, constants)
+                                activate(out, first_row + i // lines * OD * OH * OW + i % lines * OW, length, constants)
 
 
 @inline

@@ -15,9 +15,9 @@ import numpy as np
 from fastconv.cpu import isa
 from fastconv.cpu.jit import kernel
 from fastconv.cpu.rows import add_rows, copy_row
-from fastconv.cpu.simd import claim, unpack
+from fastconv.cpu.simd import claim, extremes, unpack
 from fastconv.cpu.window import CHUNK, PIXEL_FORMS, VECTORS, best_heights, cut, window
-from fastconv.kernels.epilogue import activate
+from fastconv.kernels.epilogue import FURTHER, HIGHEST, LOWEST, activate
 from fastconv.spec import ConvSpec
 
 MOST_ACROSS = 128  # taps across that a chunk may add up in one go
@@ -99,6 +99,7 @@ def pixels(thread, counter, tasks, geometry, tables, x, weight, bias, no_bias, r
     parts = (OH + rows - 1) // rows
     tall = tables[heights_at + max(right - left, 1)]
     blocks = (right - left) // tall
+    lowest, highest = extremes(out)
     while True:
         task = claim(counter)
         if task >= tasks:
@@ -126,8 +127,13 @@ def pixels(thread, counter, tasks, geometry, tables, x, weight, bias, no_bias, r
                     continue
                 target = row_out + ow * C
                 if terms * number == 0:
-                    for i in range(rb * count):
-                        copy_row(bias, 0, out, target + i * C, C)
+                    for at in range(target, target + rb * count * C, C):
+                        if residual.size:
+                            add_rows(bias, 0, residual, at, out, at, C)
+                        else:
+                            copy_row(bias, 0, out, at, C)
+                        if constants[0] != 0 and not constants[FURTHER]:
+                            activate(out, at, C, constants)
                     continue
                 # Sums in parts must not meet the last vector of channels, which overlaps the one before.
                 wide = columns if d_last - d_first == 1 else 1
@@ -135,14 +141,16 @@ def pixels(thread, counter, tasks, geometry, tables, x, weight, bias, no_bias, r
                     for kd in range(d_first, d_last):  # 3. planes of the kernel
                         at_d = od * sd + kd * dd - pd
                         source = ((n * ID + at_d) * IH + oh * sh - ph) * IW * C + (ow * sw - pw) * C
-                        added, adds = bias if kd + 1 == d_last else no_bias, kd > d_first
+                        added, low, high = bias, constants[LOWEST], constants[HIGHEST]
+                        adds, with_residual = kd > d_first, residual.size > 0
+                        if kd + 1 < d_last:  # not finished
+                            added, low, high, with_residual = no_bias, lowest, highest, False
                         window(
                             PIXEL_FORMS, VECTORS, rb, x, source, pitch, out, target, C, j, j + wide, C - W, W, weight,
                             (kd * KH + first) * KW * C, along, KW * C, added, 0, tables, chunks_at + chunk * CHUNK,
                             number, taps_at + first, last - first, 0, 0, 0, no_bias, 0, adds,
                             count, rb * sw * C, rb * C, 0, 0,
+                            residual, target, with_residual, low, high,
                         )  # fmt: skip
-            if residual.size:
-                add_rows(out, row_out, residual, row_out, out, row_out, OW * C)
-            if constants[0] != 0:
+            if constants[FURTHER]:
                 activate(out, row_out, OW * C, constants)

@@ -11,9 +11,8 @@ import numpy as np
 from fastconv.cpu import isa
 from fastconv.cpu.jit import kernel
 from fastconv.cpu.rolling import SIZE, STRIDES, roll
-from fastconv.cpu.rows import add_rows
 from fastconv.cpu.simd import claim, unpack
-from fastconv.kernels.epilogue import activate
+from fastconv.kernels.epilogue import FURTHER, HIGHEST, LOWEST, activate
 from fastconv.spec import ConvSpec
 
 #: Bytes of input of one call. With its outputs, and the same again that is fetched meanwhile, half of L1 at most.
@@ -97,11 +96,8 @@ def rolling(thread, counter, tasks, geometry, tables, x, weight, bias, zeros, re
                         sh, sw, x, s0, IW, row, IH, out, d0, OW, height, columns, last, OW,
                         weight, oc * TAPS + first_tap, w_tap, bias, oc, tables, 0, zeros, -pw,
                         count, x_plane, o_plane, ahead, d_ahead,
+                        residual, d0, residual.size > 0, constants[LOWEST], constants[HIGHEST],
                     )  # fmt: skip
-                    if residual.size or constants[0] != 0:
+                    if constants[FURTHER]:
                         for i in range(count):
-                            o0 = d0 + i * o_plane
-                            if residual.size:
-                                add_rows(out, o0, residual, o0, out, o0, height * OW)
-                            if constants[0] != 0:
-                                activate(out, o0, height * OW, constants)
+                            activate(out, d0 + i * o_plane, height * OW, constants)
