@@ -16,7 +16,9 @@ from fastconv.cpu.fft_codelets import (
 )
 from fastconv.cpu.fft_transform import TOGETHER, columns, finish, rows_backward, rows_forward
 from fastconv.cpu.jit import inline, kernel
+from fastconv.cpu.rows import copy_row, fill_row
 from fastconv.cpu.simd import claim, vector_width
+from fastconv.cpu.vectors import magnitude, row_reduce
 from fastconv.kernels import tiles as t
 from fastconv.kernels.tiles import padded_row, row_source, stage_channels, store_tile, store_tile_last
 
@@ -120,27 +122,33 @@ def _clear(g, S, m):  # type: ignore[no-untyped-def]
 # ---- weights -----------------------------------------------------------------------------------------------------
 
 
+_sum_of_sizes = row_reduce(1, 0, 1, lambda e, x, s: [magnitude(e, x[0])])
+
+
 @inline
 def _place_weights(g, packed, first, width, rows, S, a0):  # type: ignore[no-untyped-def]
     """Put one filter into column panels of zeros; returns the sum of |w|."""
     W = vector_width(S)
     size, half, taps = 2 * W, g[t.TH] // 2, g[t.KD] * g[t.KH] * g[t.KW]
-    for i in range(a0, a0 + 2 * g[t.PITCH] * rows):
-        S[i] = S.dtype.type(0)
-    total, tap, step = S.dtype.type(0), first, 1
+    fill_row(S, a0, 2 * g[t.PITCH] * rows)
+    tap, step = first, 1
     if g[t.FLIP]:
         tap, step = first + taps - 1, -1
+    straight = g[t.DW] == 1 and step == 1 and not g[t.LINE]
     for d in range(g[t.KD]):
         for h in range(g[t.KH]):
             row, w = h * g[t.DH], 0
-            for _ in range(g[t.KW]):
-                while w >= width:  # a line goes on in the next row
-                    row, w = row + 1, w - width
-                at = (d * g[t.DD] * half + row) * 2 if row < half else (d * g[t.DD] * half + row - half) * 2 + 1
-                S[a0 + w // W * rows * size + at * W + w % W] = packed[tap]
-                total += abs(packed[tap])
-                tap, w = tap + step, w + g[t.DW]
-    return total
+            while w < g[t.KW] * g[t.DW]:
+                line, place = row + w // width, w % width  # a line goes on in the next row
+                at = (d * g[t.DD] * half + line) * 2 if line < half else (d * g[t.DD] * half + line - half) * 2 + 1
+                to = a0 + place // W * rows * size + at * W + place % W
+                if straight:  # a vector of a panel at once
+                    copy_row(packed, tap, S, to, min(W, g[t.KW] - w))
+                    tap, w = tap + min(W, g[t.KW] - w), w + W
+                else:
+                    S[to] = packed[tap]
+                    tap, w = tap + step, w + g[t.DW]
+    return _sum_of_sizes(taps, 1, 0, packed, first)[0]
 
 
 @kernel
