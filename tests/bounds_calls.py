@@ -102,6 +102,8 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 5, 13, 11), (7, 5, 3, 3), {"padding": 1}),
     ((1, 6, 9, 21), (18, 3, 3, 2), {"padding": (1, 0), "stride": (2, 1), "groups": 2}),
     ((1, 17, 7, 6), (19, 17, 1, 1), {}),
+    ((1, 3, 18, 35), (9, 3, 3, 3), {"padding": 1}),  # direct, sums straight to rows of the output
+    ((1, 15, 11, 40), (5, 15, 3, 3), {"stride": (1, 2)}),
     ((1, 8, 13, 190), (8, 8, 3, 3), {"padding": (1, 2)}),  # Winograd, lanes are tiles
     ((1, 3, 21, 37), (5, 3, 5, 5), {"padding": 2, "padding_mode": "reflect", "dilation": (1, 2)}),
     ((1, 2, 40, 50), (3, 2, 11, 9), {}),
@@ -120,6 +122,7 @@ def convolutions() -> None:
             y = fastconv.conv2d(x, w, **options)
             fastconv.prepare(w, bias, **options)(x)
             call("conv2d", x, w, **options, residual=y, activation="silu")
+            call("conv2d", x, w, **options, residual=y, algorithm="direct")
     for x in (array(2, 3, 19), last(array(2, 3, 19))):
         call("conv1d", x, array(4, 3, 3), stride=2)
         call("conv_transpose1d", x, array(3, 4, 3), stride=2)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cases import integers, run
 
+from fastconv.cpu import isa
 from fastconv.kernels import direct, direct_plan, direct_taps, reference
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.spec import ConvSpec
@@ -64,6 +65,29 @@ def test_form(form, monkeypatch):
         params = direct_plan.parameters(spec, 1 + i % 2, LIMIT if i % 3 else 1 << 20)
         assert params.form == form
         check(spec, params, rng)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu"])
+def test_finished_sums_go_straight_to_rows(activation):
+    """Vectors that cross row ends, whole and cut tiles, one chain and several, with and without bias and residual."""
+    rng, W = np.random.default_rng(4), isa.width("float32")
+    for C, OC, kernel, size, stride in (
+        (3, 17, 3, (20, 40), 1), (3, 9, 3, (33, 75), 2), (1, 5, 5, (19, 3 * W), 1), (30, 11, 3, (9, 3 * W - 2), 1),
+        (2, 3, 2, (300, 2 * W + 1), 1),
+    ):  # fmt: skip
+        spec = ConvSpec.make((2, C, *size), (OC, C, kernel, kernel), padding=kernel // 2, stride=stride)
+        params = direct_plan.parameters(spec, 1, LIMIT, forms=(False,))
+        assert params.geometry[17] >= W  # the tile's pitch
+        x, weight = integers(rng, prod(spec.x_shape), "float32"), integers(rng, prod(spec.weight_shape), "float32")
+        for with_bias, with_residual in np.ndindex(2, 2):
+            bias = integers(rng, OC, "float32") if with_bias else None
+            residual = integers(rng, prod(spec.out_shape), "float32") if with_residual else None
+            epilogue = Epilogue.make("float32", bias, residual, activation)
+            expected, got = (
+                run(algorithm, spec, chosen, x, weight.reshape(spec.weight_shape), epilogue)
+                for algorithm, chosen in ((reference, reference.parameters(spec, 1, LIMIT)), (direct, params))
+            )
+            assert np.array_equal(got, expected), (spec, epilogue)
 
 
 def test_taps():

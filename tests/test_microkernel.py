@@ -20,6 +20,7 @@ from fastconv.cpu.microkernel import (
     microkernel_channels_twin,
     microkernel_twin,
     tiles,
+    transpose_finished,
     widest,
 )
 from fastconv.cpu.rows import add_row, add_rows, copy_every_second, copy_row, fill_row
@@ -32,8 +33,12 @@ INSIDE = "FASTCONV_TEST_CPU"
 
 
 @cached
-def _tile(mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate):
-    microkernel(mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate)
+def _tile(
+    mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, relu
+):  # fmt: skip
+    microkernel(
+        mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, relu
+    )  # fmt: skip
 
 
 @cached
@@ -42,8 +47,14 @@ def _tile_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accum
 
 
 @cached
-def _block(rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate):
-    gemm_block(rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate)
+def _block(
+    rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate, last, out, target, bias, oc, residual,
+    relu,
+):  # fmt: skip
+    gemm_block(
+        rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate, last, out,
+        (target[0], target[1], target[2], target[3], target[4], target[5]), bias, oc, residual, relu,
+    )  # fmt: skip
 
 
 @cached
@@ -63,6 +74,11 @@ def _rows(which, src, s0, other, dst, d0, n):
         add_row(src, s0, dst, d0, n, other[0])
     else:
         add_rows(src, s0, other, s0, dst, d0, n)
+
+
+@cached
+def _transpose_finished(src, s0, src_row, dst, d0, dst_row, bias, c, residual, relu):
+    transpose_finished(src, s0, src_row, dst, d0, dst_row, bias, c, residual, relu)
 
 
 @cached
@@ -91,10 +107,14 @@ def test_pixel_tiles_equal_their_twin(dtype, accumulate):
                 off = rng.integers(0, 50, K + 2)
                 C = _integers(rng, 8 * (4 * W + 5) + 2, dtype)
                 want, got = C.copy(), C.copy()
-                arguments = (mr, nv, A, 3, a_row, a_col, B, 1, off, 2, K)
-                microkernel_twin(*arguments, want, 2, 4 * W + 5, accumulate)
-                _tile(*arguments, got, 2, 4 * W + 5, accumulate)
-                np.testing.assert_array_equal(got, want, err_msg=f"{mr}x{nv} K={K} a_row={a_row}")
+                C_row = 4 * W + 5
+                for last, with_bias, relu in ((False, True, True), (True, True, False), (True, False, True)):
+                    want, got = np.full(2 * C.size, 99, dtype), np.full(2 * C.size, 99, dtype)
+                    bias = _integers(rng, 12 * with_bias, dtype)
+                    arguments = (mr, nv, A, 3, a_row, a_col, B, 1, off, 2, K, C, 2, C_row, accumulate)
+                    microkernel_twin(*arguments, want, 7, C_row + 3, last, bias, 4, relu)
+                    _tile(*arguments, got, 7, C_row + 3, last, bias, 4, relu)
+                    np.testing.assert_array_equal(got, want, err_msg=f"{mr}x{nv} K={K} a_row={a_row} {last}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -124,12 +144,45 @@ def test_blocks_at_every_tail(dtype):
             for cols in {1, 2, W - 1, W, W + 1, 2 * W, 3 * W - 1, 3 * W, 4 * W, 5 * W, 5 * W + 1} - {0}:
                 padded = -(-cols // W) * W
                 C = np.full((rows + 1, 7 * W), 99, dtype)
-                _block(rows, cols, mr, A, 0, K, B, 0, off, 0, K, C.reshape(-1), 0, 7 * W, False)
+                block = (rows, cols, mr, A, 0, K, B, 0, off, 0, K, C.reshape(-1), 0, 7 * W)
+                none = C[0, :0]
+                _block(*block, False, False, none, np.array([0, 0, 1, 0, 0, 0]), none, 0, none, False)
                 patches = np.stack([B[o : o + padded] for o in off])
                 want = A[: rows * K].reshape(rows, K) @ patches
                 np.testing.assert_array_equal(C[:rows, :padded], want, err_msg=f"mr={mr} {rows}x{cols}")
                 assert (C[rows] == 99).all()
                 assert (C[:, padded:] == 99).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_finished_blocks_go_to_rows(dtype):
+    """Rows of a run leave alone what lies between rows of the output, and behind the last."""
+    rng, W, K = np.random.default_rng(6), isa.width(dtype), 3
+    for _ in range(300):
+        rows, height, pitch = int(rng.integers(1, 12)), int(rng.integers(1, 6)), W + int(rng.integers(3 * W))
+        width = int(rng.integers(1, pitch + 1))
+        line = width + int(rng.integers(3))
+        plane, cols = height * line + int(rng.integers(3)), (height - 1) * pitch + width
+        padded = -(-cols // W) * W
+        A, B = _integers(rng, rows * K, dtype), _integers(rng, padded + 20, dtype)
+        off, before = rng.integers(0, 20, K), _integers(rng, rows * padded, dtype)
+        accumulate, with_bias, with_residual, relu = (bool(flag) for flag in rng.integers(2, size=4))
+        got = np.full(rows * plane + 2, 99, dtype)
+        bias, residual = _integers(rng, (rows + 2) * with_bias, dtype), _integers(rng, got.size * with_residual, dtype)
+        target = np.array([2, plane, pitch, width, height, line])
+        _block(
+            rows, cols, 8, A, 0, K, B, 0, off, 0, K, before.copy(), 0, padded, accumulate, True, got, target, bias, 2,
+            residual, relu,
+        )  # fmt: skip
+        sums = A.reshape(rows, K) @ np.stack([B[o : o + padded] for o in off])
+        sums += before.reshape(rows, padded) if accumulate else 0
+        sums += bias[2:, None] if with_bias else 0
+        want = np.full(got.size, 99, dtype)
+        for i in range(height):
+            places = 2 + plane * np.arange(rows)[:, None] + i * line + np.arange(width)
+            finished = sums[:, i * pitch : i * pitch + width] + (residual[places] if with_residual else 0)
+            want[places] = np.maximum(finished, 0) if relu else finished
+        np.testing.assert_array_equal(got, want, err_msg=f"{rows} rows, {target}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -169,6 +222,22 @@ def test_transpose(dtype):
     _transpose(source, 2, W + 2, target, 1, W + 1)
     want = np.array([[source[2 + i * (W + 2) + j] for i in range(W)] for j in range(W)])
     np.testing.assert_array_equal(np.array([target[1 + j * (W + 1) :][:W] for j in range(W)]), want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_transpose_finished(dtype):
+    rng, W = np.random.default_rng(7), isa.width(dtype)
+    source = _integers(rng, W * (W + 3), dtype)
+    for with_bias, with_residual, relu in np.ndindex(2, 2, 2):
+        target = np.full(W * (W + 1), 99, dtype)
+        bias, residual = _integers(rng, (W + 3) * with_bias, dtype), _integers(rng, target.size * with_residual, dtype)
+        want = target.copy()
+        cells = np.add.outer(1 + (W + 1) * np.arange(W), np.arange(W))
+        sums = source[np.add.outer(np.arange(W), 2 + (W + 2) * np.arange(W))]
+        sums = sums + (bias[3:, None] if with_bias else 0) + (residual[cells] if with_residual else 0)
+        want[cells] = np.maximum(sums, 0) if relu else sums
+        _transpose_finished(source, 2, W + 2, target, 1, W + 1, bias, 3, residual, bool(relu))
+        np.testing.assert_array_equal(target, want)
 
 
 @pytest.mark.skipif(INSIDE in os.environ, reason="this process is the other CPU")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fastconv.cpu.jit import inline, kernel, outlined
-from fastconv.cpu.microkernel import gemm_block, gemm_channels
+from fastconv.cpu.microkernel import gemm_block, gemm_channels, transpose_finished
 from fastconv.cpu.rows import fill_row
 from fastconv.cpu.simd import claim, past_vector, transpose_block, unpack, vector_width
+from fastconv.kernels.activations import RELU
 from fastconv.kernels.direct_plan import FIELDS
-from fastconv.kernels.epilogue import bias_of, store_channels, store_row
+from fastconv.kernels.epilogue import activate, bias_of, store_channels, store_row
 from fastconv.kernels.input_tile import TILE_FIELDS, cut_tile
 
 _ALL = TILE_FIELDS + FIELDS
@@ -34,6 +35,10 @@ def _store_rows(C, c0, c_row, pitch, base, plane, OW, height, width, rows, oc, b
                 store_row(C, src + i * pitch, out, dst + i * OW, width, value, residual, constants)
 
 
+#: Pixels between rows of a run that has none.
+_LINE = 1 << 40
+
+
 @inline
 def _gemm_to_output(  # type: ignore[no-untyped-def]
     rows, P, chunk, mr, A, a0, K, taps, KC, B, b0, tables, off, out, o0, plane, bias, oc, residual, constants
@@ -44,6 +49,7 @@ def _gemm_to_output(  # type: ignore[no-untyped-def]
     So does the second where that aligns all later loads of B.
     """
     W = vector_width(out)
+    relu = constants[0] == RELU
     p = lead = 0
     if taps == 1 < K and P >= 2 * W and (tables[off + 1] - tables[off]) % W == 0:
         lead = -past_vector(B, b0) % W
@@ -56,11 +62,13 @@ def _gemm_to_output(  # type: ignore[no-untyped-def]
             depth = _chain(k, K, taps, KC)
             for r in range(0, rows, mr):
                 height, dst = min(mr, rows - r), o0 + r * plane + p
-                _gemm(height, cols, mr, A, a0 + r * K + k, K, B, b0 + p, tables, off + k, depth, out, dst, plane, k > 0)
-                if k + depth == K and (bias.size or residual.size or constants[0] != 0):
+                _gemm(
+                    height, cols, mr, A, a0 + r * K + k, K, B, b0 + p, tables, off + k, depth, out, dst, plane, k > 0,
+                    k + depth == K, out, (dst, plane, _LINE, _LINE, 1, 0), bias, oc + r, residual, relu,
+                )  # fmt: skip
+                if k + depth == K and constants[0] != 0 and not relu:
                     for i in range(height):
-                        value = bias_of(bias, oc + r + i)
-                        store_row(out, dst + i * plane, out, dst + i * plane, cols, value, residual, constants)
+                        activate(out, dst + i * plane, cols, constants)
             k += depth
         p = lead if p < lead else p + cols
 
@@ -104,6 +112,9 @@ def pixels(  # type: ignore[no-untyped-def]
         origin = ((n * G + g) * C * ID + od) * IH * IW + oh0 * IW + ow0
         # Pixels that follow each other in the output too: sums go straight there.
         straight = chunk > 0 and P >= W
+        # Rows at least a vector apart: finished sums go to theirs in the output.
+        by_rows = pitch >= W and not channels_last
+        relu = constants[0] == RELU
         # Elsewhere vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
         use_x = in_place and (straight or origin + reach + (P + W - 1) // W * W <= x.size)
         B, b0, off, step = (x, origin, off_input, C) if use_x else (scratch, mine, off_tile, CB)
@@ -123,18 +134,25 @@ def pixels(  # type: ignore[no-untyped-def]
             for oc in range(oc0, oc_end, block):  # 2. a block of output channels
                 rows = min(block, oc_end - oc)
                 c0 = sums if step >= C else sums + (oc - oc0) * c_row
+                base = ((n * G * OC + g * OC + oc) * OD + od) * OH * OW + oh0 * OW + ow0
+                target = (base, OD * OH * OW, pitch, width, height, OW)
                 k = 0
                 while k < channels * taps:  # 3. a chain of terms
                     depth = _chain(k, channels * taps, taps, KC)
                     _gemm(
                         rows, P, mr, weight, (g * OC + oc) * K + c * taps + k, K, B, b0, tables, off + k, depth,
-                        scratch, c0, c_row, k > 0 or c > 0,
+                        scratch, c0, c_row, k > 0 or c > 0, by_rows and c * taps + k + depth == K, out, target,
+                        bias, g * OC + oc, residual, relu,
                     )  # fmt: skip
                     k += depth
                 if c + step < C:
                     continue
+                if by_rows:
+                    for r in range(rows if constants[0] != 0 and not relu else 0):
+                        for i in range(height):
+                            activate(out, base + r * OD * OH * OW + i * OW, width, constants)
+                    continue
                 if not channels_last:
-                    base = ((n * G * OC + g * OC + oc) * OD + od) * OH * OW + oh0 * OW + ow0
                     _store_rows(
                         scratch, c0, c_row, pitch, base, OD * OH * OW, OW, height, width, rows, g * OC + oc, bias,
                         residual, constants, out,
@@ -172,27 +190,25 @@ def store_pixels(  # type: ignore[no-untyped-def]
     o_plane = OD * OH * OW
     for r in range(0, channels, W):
         base = (n * G * OC + oc + r) * o_plane + (od * OH + oh0) * OW + ow0
-        whole = P // W * W if channels - r >= W and (height == 1 or width == OW) else 0
-        for p in range(0, whole, W):  # pixels that follow each other in the output: straight there
-            transpose_block(C, c0 + p * c_row + r, c_row, out, base + p, o_plane)
-        if whole and (bias.size or residual.size or constants[0] != 0):
-            for i in range(W):
-                dst = base + i * o_plane
-                store_row(out, dst, out, dst, whole, bias_of(bias, oc + r + i), residual, constants)
-        if whole == P:
+        if P >= W and channels - r >= W and (height == 1 or width == OW):
+            p = 0  # pixels that follow each other in the output: straight there; the last vector begins early
+            while p < P:
+                p = min(p, P - W)
+                transpose_finished(
+                    C, c0 + p * c_row + r, c_row, out, base + p, o_plane, bias, oc + r, residual,
+                    constants[0] == RELU,
+                )  # fmt: skip
+                p += W
+            if constants[0] != 0 and constants[0] != RELU:
+                for i in range(W):
+                    activate(out, base + i * o_plane, P, constants)
             continue
-        for p in range(whole, P, W):  # C has room for whole vectors of pixels
-            transpose_block(C, c0 + p * c_row + r, c_row, C, turned + p - whole, t_row)
-        if whole:
-            _store_rows(
-                C, turned, t_row, P, base + whole, o_plane, P, 1, P - whole, min(W, channels - r), oc + r, bias,
-                residual, constants, out,
-            )  # fmt: skip
-        else:
-            _store_rows(
-                C, turned, t_row, width, base, o_plane, OW, height, width, min(W, channels - r), oc + r, bias,
-                residual, constants, out,
-            )  # fmt: skip
+        for p in range(0, P, W):  # C has room for whole vectors of pixels
+            transpose_block(C, c0 + p * c_row + r, c_row, C, turned + p, t_row)
+        _store_rows(
+            C, turned, t_row, width, base, o_plane, OW, height, width, min(W, channels - r), oc + r, bias, residual,
+            constants, out,
+        )  # fmt: skip
 
 
 @kernel

@@ -138,13 +138,14 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         c_row = vectors * W + (W if vectors * W * size % 4096 == 0 else 0)
         # Stores of channels-last outputs transpose whole vectors of channels and pixels.
         rows = min(finished_together(spec, mr), OCP) if CB >= C else OCP
+        by_rows = cut.pitch >= W and not spec.channels_last  # finished sums go straight to their rows
         sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
         inner = tile_cycles(OCP, vectors, False, mr)
         finish = 40.0 * -(-OCP // mr) * -(-vectors // widest()[mr]) * -(-K // chain(spec))
         if (in_place or CB >= C) and (TH == 1 or (cut.pitch == OW and TW == OW)) and not spec.channels_last:
             chunk = chunk_of(P, OCP, min(K, chain(spec)), K, size, widest()[mr] * W)
         else:
-            finish += OCP * TH * (14 + TW / W * 3) * (3 if spec.channels_last else 1)
+            finish += OCP * TH * (2 if by_rows else (14 + TW / W * 3) * (3 if spec.channels_last else 1))
     tasks = -(-spec.N // images) * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
     packing = 0.0 if in_place else cut.cycles(C)
     resident = C * (1 + d.halo) * (TH * spec.stride3[1] + h.halo) * min(spec.input3[2], TW * spec.stride3[2] + w.halo)
