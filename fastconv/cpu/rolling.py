@@ -32,10 +32,10 @@ STRIDES = (1, 2)  # those compiled
 
 
 class _Column:
-    """Emits all rows of one column."""
+    """Emits all rows of one column, with stores of one kind."""
 
-    def __init__(self, b: Any, e: Emitter, p: dict[str, Any], stride: int) -> None:
-        self.b, self.e, self.p, self.stride = b, e, p, stride
+    def __init__(self, b: Any, e: Emitter, p: dict[str, Any], stride: int, kind: int) -> None:
+        self.b, self.e, self.p, self.stride, self.kind = b, e, p, stride, kind
         self.open = -(-SIZE // stride) - 1  # outputs that are begun and not finished between two steps
 
     def emit(
@@ -104,10 +104,11 @@ class _Column:
         every, second, done = (b.append_basic_block(name) for name in ("every", "second", "stored"))
         b.cbranch(b.icmp_signed(">", p["every"], i64(1)), second, every)
         b.position_at_end(every)
-        self.finish.store(value, p["some"], pointer, other)
+        self.finish.store(self.kind, value, p["some"], pointer, other)
         b.branch(done)
         b.position_at_end(second)
-        self.finish.store(e.shuffle(value, value, range(0, e.width, 2)), p["some_of_half"], pointer, other)
+        half = e.shuffle(value, value, range(0, e.width, 2))
+        self.finish.store(self.kind, half, p["some_of_half"], pointer, other)
         b.branch(done)
         b.position_at_end(done)
 
@@ -184,8 +185,16 @@ def roll(
             target, more = (b.gep(here[i], [b.lshr(at, b.sub(every, i64(1)))]) for i in (1, 4))
             first = b.mul(j, i64(SIZE))
             lanes_in = [bits(b, b.load(b.gep(inside, [b.add(first, i64(s))])), e.width) for s in range(SIZE)]
-            column_of = b.gep(here[0], [at]), b.gep(zeros, [at]), target, more
-            _Column(b, e, p, down).emit(taps, finish, *column_of, lanes_in)
+            places = b.gep(here[0], [at]), b.gep(zeros, [at]), target, more
+            done = b.append_basic_block(f"col_end{down}_")
+            kinds = b.switch(finish.kind, done)
+            for kind in Finish.KINDS:
+                block = b.append_basic_block(f"kind{down}_")
+                kinds.add_case(i64(kind), block)
+                b.position_at_end(block)
+                _Column(b, e, p, down, kind).emit(taps, finish, *places, lanes_in)
+                b.branch(done)
+            b.position_at_end(done)
             following = b.add(j, i64(1))
             j.add_incoming(following, b.block)
             b.cbranch(b.icmp_signed("<", following, columns), column, turn)

@@ -248,6 +248,21 @@ class _Window:
         b, e, p = self.b, self.e, self.p
         bias = e.load(self.bias) if self.vectors else e.splat(b.load(self.bias))
         finish = Finish(e, bias, p["add"], p["low"], p["high"])
+<<<<<<< ../dev/./fastconv/cpu/window.py
+        plain, whole, special, simple, done = self.blocks("plain", "whole", "special", "simple", "stored")
+        lanes = _Row(e, i64(0), None if self.vectors else self.bits(p["stored"]))
+        b.cbranch(p["simple"], simple, special)
+        b.position_at_end(simple)
+        b.cbranch(b.icmp_signed("==", finish.kind, i64(Finish.PLAIN)), plain, whole)
+        for block in (plain, whole, special):
+            b.position_at_end(block)
+            pointer, more = target, other
+            for total in sums:
+                value, row = e.add(total, bias), lanes if block is special else _Row(e, i64(0), None)
+                if block is special and self.vectors:
+                    value = finish.where(p["adds"], value, partial(self.plus, value, pointer))
+                finish.store(Finish.PLAIN if block is plain else Finish.ALL, value, row, pointer, more)
+=======
         whole, special, done = self.blocks("whole", "special", "stored")
         lanes = _Row(e, i64(0), None if self.vectors else self.bits(p["stored"]))
         b.cbranch(b.and_(p["simple"], finish.plain), whole, special)
@@ -262,6 +277,7 @@ class _Window:
                     if self.vectors:
                         value = finish.where(p["adds"], value, partial(self.plus, value, pointer))
                     finish.store_special(value, lanes, pointer, more)
+>>>>>>> ./fastconv/cpu/window.py
                 pointer, more = b.gep(pointer, [p["d_pitch"]]), b.gep(more, [p["d_pitch"]])
             b.branch(done)
         b.position_at_end(done)
