@@ -52,7 +52,6 @@ class _Row:
 class Finish:
     """What happens to finished sums: `other` is added where `add` is set, then they are cut to low .. high.
 
-<<<<<<< ../dev/./fastconv/cpu/rows.py
     `bias` is for those who sum, to begin with. NaN stays NaN. Code that stores comes in KINDS, chosen outside of its
     loops by `kind`: with nothing to do, with nothing but a lower limit (relu), and with all of it. Kernels whose arrays
     lie in L2 have no cycle to spare.
@@ -60,17 +59,10 @@ class Finish:
 
     KINDS = PLAIN, LOW, ALL = range(3)
 
-=======
-    `bias` is for those who sum, to begin with. NaN stays NaN. What is not asked for is jumped over: kernels whose
-    arrays lie in L2 have no cycle to spare.
-    """
-
->>>>>>> ./fastconv/cpu/rows.py
     def __init__(self, e: Emitter, bias: Any, add: Any, low: Any, high: Any) -> None:
         b = self.b = e.builder
         self.is_float, self.bias, self.add, self.low, self.high = e.is_float, bias, add, e.splat(low), e.splat(high)
         lowest, highest = (ir.Constant(e.scalar, end) for end in ends(e.dtype))
-<<<<<<< ../dev/./fastconv/cpu/rows.py
         more = b.or_(add, self._less(high, highest))
         some = b.select(self._less(lowest, low), i64(self.LOW), i64(self.PLAIN))
         self.kind = b.select(more, i64(self.ALL), some)
@@ -86,27 +78,6 @@ class Finish:
         if kind == self.ALL:
             value = b.select(self._less(high, value), high, value)
         row.store(value, target)
-=======
-        self.cuts_above = self._less(high, highest)
-        self.plain = b.not_(b.or_(b.or_(add, self.cuts_above), self._less(lowest, low)))
-
-    def store(self, value: Any, row: _Row, target: Any, other: Any) -> None:
-        """To a whole vector or, with `row` over half a vector, to its lower half."""
-        with self.b.if_else(self.plain) as (plain, special):
-            with plain:
-                row.store(value, target)
-            with special:
-                self.store_special(value, row, target, other)
-
-    def store_special(self, value: Any, row: _Row, target: Any, other: Any) -> None:
-        """The same, whether there is anything to do or not."""
-        b, e = self.b, row.e
-        low, high = (x if x.type == e.vector else e.shuffle(x, x, range(e.width)) for x in (self.low, self.high))
-        total = self.where(self.add, value, lambda: e.add(value, row.load(other)))
-        total = b.select(self._less(total, low), low, total)
-        total = self.where(self.cuts_above, total, lambda: b.select(self._less(high, total), high, total))
-        row.store(total, target)
->>>>>>> ./fastconv/cpu/rows.py
 
     def where(self, condition: Any, value: Any, change: Callable[[], Any]) -> Any:
         """`change()` if the condition holds, else the value: a branch."""

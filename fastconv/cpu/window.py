@@ -248,7 +248,6 @@ class _Window:
         b, e, p = self.b, self.e, self.p
         bias = e.load(self.bias) if self.vectors else e.splat(b.load(self.bias))
         finish = Finish(e, bias, p["add"], p["low"], p["high"])
-<<<<<<< ../dev/./fastconv/cpu/window.py
         plain, whole, special, simple, done = self.blocks("plain", "whole", "special", "simple", "stored")
         lanes = _Row(e, i64(0), None if self.vectors else self.bits(p["stored"]))
         b.cbranch(p["simple"], simple, special)
@@ -262,22 +261,6 @@ class _Window:
                 if block is special and self.vectors:
                     value = finish.where(p["adds"], value, partial(self.plus, value, pointer))
                 finish.store(Finish.PLAIN if block is plain else Finish.ALL, value, row, pointer, more)
-=======
-        whole, special, done = self.blocks("whole", "special", "stored")
-        lanes = _Row(e, i64(0), None if self.vectors else self.bits(p["stored"]))
-        b.cbranch(b.and_(p["simple"], finish.plain), whole, special)
-        for block in (whole, special):
-            b.position_at_end(block)
-            pointer, more = target, other
-            for total in sums:
-                value = e.add(total, bias)
-                if block is whole:
-                    e.store(value, pointer)
-                else:
-                    if self.vectors:
-                        value = finish.where(p["adds"], value, partial(self.plus, value, pointer))
-                    finish.store_special(value, lanes, pointer, more)
->>>>>>> ./fastconv/cpu/window.py
                 pointer, more = b.gep(pointer, [p["d_pitch"]]), b.gep(more, [p["d_pitch"]])
             b.branch(done)
         b.position_at_end(done)
