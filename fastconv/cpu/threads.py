@@ -25,8 +25,8 @@ import os
 import threading
 import time
 from _thread import get_ident
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Set
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numba
@@ -83,11 +83,10 @@ def run(kernel: Any, tasks: int, arrays: tuple[np.ndarray, ...], threads: int) -
     if threads > 1:
         threads = _gather(threads)
     status = _launch(kernel.table, id(arrays), tasks, threads, _board)
-    if status == crew.UNKNOWN:
+    if status:
+        if status != crew.UNKNOWN:  # the only error of kernels, looked for under NUMBA_BOUNDSCHECK=1
+            raise IndexError(f"index is out of bounds, in {kernel.name}")
         run(kernel, tasks, kernel.admit(arrays), threads)
-    elif status:
-        # The only error of kernels, looked for under NUMBA_BOUNDSCHECK=1.
-        raise IndexError(f"index is out of bounds, in {kernel.name}")
 
 
 def _first_launch(*arguments: int) -> int:
@@ -122,17 +121,38 @@ class _Helper(threading.Thread):
         self.crew = crew
         self.bell = threading.Lock()  # released to wake this helper
         self.others = 0  # helpers that it must wake then
+        self.taken: Set[int] = frozenset()  # cores of those who are awake already
+        self.cores: set[int] = set()  # those it may run on; none where the system cannot tell
+        self.bound: set[int] = set()  # those of them where it was made to wake up
 
     def run(self) -> None:
         rounds = _rounds(PATIENCE)
         self.bell.acquire()
         while not self.crew.dismissed:
             crew.attend(_board, rounds)
-            with _same_core():
-                self.crew.asleep.append(self)
-                crew.attend(_board, 1)  # a job that was opened before this helper could be rung
-                self.bell.acquire()
-            self.crew.ring(self.others)
+            if _current_core is not None:
+                self.cores = os.sched_getaffinity(0)
+            self.crew.asleep.append(self)
+            crew.attend(_board, 1)  # a job that was opened before this helper could be rung
+            self.bell.acquire()
+            if self.bound and os.sched_getaffinity(0) == self.bound:  # else somebody else has bound it
+                with suppress(OSError):
+                    os.sched_setaffinity(0, self.cores)
+            self.crew.ring(self.others, self.taken)
+
+    def wake(self, others: int, taken: Set[int]) -> None:
+        """Wake this helper, on a core that is not taken.
+
+        Linux may wake a thread on the core of the thread that wakes it, to run when that one pauses, milliseconds
+        later: in virtual machines an idle core is often taken for a busy one.
+        """
+        self.others, self.taken, self.bound = others, taken, set()
+        elsewhere = self.cores - taken
+        if elsewhere and elsewhere != self.cores and self.native_id is not None:
+            with suppress(OSError):
+                os.sched_setaffinity(self.native_id, elsewhere)
+                self.bound = elsewhere
+        self.bell.release()
 
 
 class _Crew:
@@ -154,16 +174,17 @@ class _Crew:
         if self.asleep:
             self.ring(helpers)
 
-    def ring(self, most: int) -> None:
+    def ring(self, most: int, taken: Set[int] = frozenset()) -> None:
         """Wake up to so many helpers: two at once, and these the others, as waking one takes some 10 us."""
+        if _current_core is not None:
+            taken = {*taken, _current_core()}
         for share in (most + 1) // 2, most // 2:
             if share:
                 try:
                     helper = self.asleep.pop()
                 except IndexError:
                     return
-                helper.others = share - 1
-                helper.bell.release()
+                helper.wake(share - 1, taken)
 
     def dismiss(self) -> None:
         """End all helpers."""
@@ -172,25 +193,6 @@ class _Crew:
             self.ring(len(self.helpers))
         for helper in self.helpers:
             helper.join(1)
-
-
-@contextmanager
-def _same_core() -> Iterator[None]:
-    """Wake up where one fell asleep.
-
-    Linux may wake a thread on the core of the thread that woke it, to run when that one pauses, milliseconds later: in
-    virtual machines an idle core is often taken for a busy one.
-    """
-    if _current_core is None:
-        yield
-        return
-    everywhere, here = os.sched_getaffinity(0), {_current_core()}
-    with suppress(OSError):
-        os.sched_setaffinity(0, here)
-    yield
-    if os.sched_getaffinity(0) == here:  # else somebody else has bound it
-        with suppress(OSError):
-            os.sched_setaffinity(0, everywhere)
 
 
 _current_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
