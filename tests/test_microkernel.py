@@ -12,6 +12,7 @@ import pytest
 
 from fastconv.cpu import isa
 from fastconv.cpu.cached import cached
+from fastconv.cpu.dots import most_products, product_block
 from fastconv.cpu.microkernel import (
     gemm_block,
     gemm_channels,
@@ -79,6 +80,11 @@ def _rows(which, src, s0, other, dst, d0, n):
 @cached
 def _transpose_finished(src, s0, src_row, dst, d0, dst_row, bias, c, residual, relu):
     transpose_finished(src, s0, src_row, dst, d0, dst_row, bias, c, residual, relu)
+
+
+@cached
+def _products(rows, nt, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row, accumulate):
+    product_block(rows, nt, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row, accumulate)
 
 
 @cached
@@ -197,6 +203,30 @@ def test_channel_blocks_at_every_tail(dtype):
             want = A[at[2 : 2 + pixels, None] + off[None, :]] @ B.reshape(K, nv * W)
             np.testing.assert_array_equal(C[:pixels], want, err_msg=f"nv={nv} pixels={pixels}")
             assert (C[pixels] == 99).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_products_of_rows(dtype, accumulate):
+    """Any number of rows against as many as a tile takes: each sum is right, and nothing beside them changes."""
+    rng, W = np.random.default_rng(6), isa.width(dtype)
+    widest = most_products()[4]
+    for vectors in (1, 3):
+        Y, X = _integers(rng, 12 * (vectors * W + 5), dtype), _integers(rng, 90 + vectors * W, dtype)
+        off = rng.integers(0, 80, widest + 2)
+        rows_of_x = np.stack([X[3 + o :][: vectors * W] for o in off[2:]])
+        for rows in range(1, 12):
+            rows_of_y = np.stack([Y[1 + i * (vectors * W + 5) :][: vectors * W] for i in range(rows)])
+            for nt in range(1, widest + 1):
+                C = np.full((rows + 2, widest + 3), 99, dtype)
+                want = C.copy()
+                want[1 : rows + 1, 1 : nt + 1] *= accumulate
+                want[1 : rows + 1, 1 : nt + 1] += rows_of_y @ rows_of_x[:nt].T
+                _products(
+                    rows, nt, Y, 1, vectors * W + 5, X, 3, off, 2, vectors, C.reshape(-1), widest + 4, widest + 3,
+                    accumulate,
+                )  # fmt: skip
+                np.testing.assert_array_equal(C, want, err_msg=f"{rows}x{nt}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

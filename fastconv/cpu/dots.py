@@ -1,13 +1,15 @@
-"""Dot products of shifted rows: the SIMD kernel of weight gradients with few channels.
+"""Dot products of rows: the SIMD kernels of weight gradients with few channels, and of layers with few pixels.
 
-    C[i, j][lane] (+)= sum_v Y[i, v*W + lane] * X[off[j] + v*W + lane]
+    dots           C[i, j][lane] (+)= sum_v Y[i, v*W + lane] * X[off[j] + v*W + lane]
+    dot_products   C[i, j]       (+)= the same, its lanes added up
 
-MR rows of Y meet NT shifts of X; all MR x NT sums are vectors that stay in registers while v runs. Lanes are pixels,
-and are added up at the very end, or channels, and never are.
+MR rows of Y meet NT rows, or shifts, of X; all MR x NT sums are vectors that stay in registers while v runs. Lanes are
+added up in pairs, at the very end, or, where they are channels, never.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,9 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastconv.cpu import isa
-from fastconv.cpu.jit import inline
-from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, vector_width
+from fastconv.cpu.jit import inline, outlined
+from fastconv.cpu.rows import _first_lanes, _Row
+from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, prefetch_line, vector_width
 from fastconv.cpu.window import _once_each
 
 # MR -> most shifts. Every step loads MR + NT vectors, most of them across cache lines: two loads for MR * NT
@@ -30,13 +33,21 @@ def most_shifts() -> dict[int, int]:
     return _MOST_32 if isa.registers() >= 32 else _MOST_16
 
 
-def _emit(e: Emitter, mr: int, nt: int, p: dict[str, Any]) -> None:
+def most_products() -> dict[int, int]:
+    """The same of `dot_products`: any number of rows in fours, with as many rows of X throughout."""
+    return dict.fromkeys(most_shifts(), most_shifts()[4])
+
+
+#: Where a tile's sums go: (access, vector, pointer) each.
+Ends = list[tuple[_Row, Any, Any]]
+
+
+def _emit(e: Emitter, mr: int, nt: int, p: dict[str, Any], ends: Callable[[dict[tuple[int, int], Any]], Ends]) -> None:
     """One register tile at the builder's position; the builder ends behind it."""
     b = e.builder
     cells = [(i, j) for i in range(mr) for j in range(nt)]
     rows = [b.gep(p["Y"], [b.mul(p["y_row"], i64(i))]) for i in range(mr)]
     shifts = [b.gep(p["X"], [b.load(b.gep(p["off"], [i64(j)]))]) for j in range(nt)]
-    targets = {(i, j): b.gep(p["C"], [b.mul(b.add(b.mul(p["c_row"], i64(i)), i64(j)), i64(e.width))]) for i, j in cells}
     entry = b.block
     loop, leave, update, fresh, done = (
         b.append_basic_block(f"{name}{mr}x{nt}") for name in ("v", "leave", "add", "set", "end")
@@ -46,6 +57,9 @@ def _emit(e: Emitter, mr: int, nt: int, p: dict[str, Any]) -> None:
     b.position_at_end(loop)
     at = b.phi(I64)
     sums = {cell: b.phi(e.vector) for cell in cells}
+    if p["ahead"]:
+        for row in rows:
+            prefetch_line(b, b.gep(row, [b.add(at, i64(p["ahead"] * e.width))]), near=True)
     y = [e.load(b.gep(row, [at])) for row in rows]
     new = {}
     for j in range(nt):
@@ -62,54 +76,112 @@ def _emit(e: Emitter, mr: int, nt: int, p: dict[str, Any]) -> None:
     again.set_metadata("llvm.loop", _once_each(b.module))
 
     b.position_at_end(leave)
+    found = ends(new)
     b.cbranch(p["add"], update, fresh)
     b.position_at_end(update)
-    for cell in cells:
-        e.store(e.add(e.load(targets[cell]), new[cell]), targets[cell])
+    for row, value, target in found:
+        row.store(row.e.add(row.load(target), value), target)
     b.branch(done)
     b.position_at_end(fresh)
-    for cell in cells:
-        e.store(new[cell], targets[cell])
+    for row, value, target in found:
+        row.store(value, target)
     b.branch(done)
     b.position_at_end(done)
 
 
-@intrinsic
-def dots(
-    typingctx: Any, mr: Any, nt: Any, Y: Any, y0: Any, y_row: Any, X: Any, x0: Any, off: Any, j0: Any, vectors: Any,
-    C: Any, c0: Any, c_row: Any, accumulate: Any,
-) -> Any:  # fmt: skip
-    """C[c0 + (i*c_row + j)*W + lane] (+)= sum over v < vectors of
-    Y[y0 + i*y_row + v*W + lane] * X[x0 + off[j0 + j] + v*W + lane], for i < mr, j < nt; vectors >= 1.
+def _vectors(e: Emitter, p: dict[str, Any], sums: dict[tuple[int, int], Any]) -> Ends:
+    """Each sum is a vector of C."""
+    b, whole = e.builder, _Row(e, i64(0), None)
+    return [
+        (whole, value, b.gep(p["C"], [b.mul(b.add(b.mul(p["c_row"], i64(i)), i64(j)), i64(e.width))]))
+        for (i, j), value in sums.items()
+    ]
 
-    (mr, nt) is one of `most_shifts`; anything else computes nothing.
-    """
-    dtype, n = element_dtype(Y, X, C), types.int64
-    signature = types.void(n, n, Y, n, n, X, n, off, n, n, C, n, n, types.boolean)
 
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        e = Emitter(b, dtype)
-        mr_, nt_, Y_, y0_, y_row_, X_, x0_, off_, j0_, vectors_, C_, c0_, c_row_, accumulate_ = args
-        p = {
-            "Y": array_pointer(context, b, sig.args[2], Y_, y0_), "y_row": y_row_,
-            "X": array_pointer(context, b, sig.args[5], X_, x0_),
-            "off": array_pointer(context, b, sig.args[7], off_, j0_),
-            "C": array_pointer(context, b, sig.args[10], C_, c0_), "c_row": c_row_,
-            "end": b.mul(vectors_, i64(e.width)), "add": accumulate_,
-        }  # fmt: skip
-        end = b.append_basic_block("dots_end")
-        choice = b.switch(b.add(b.mul(mr_, i64(16)), nt_), end)
-        for rows, most in most_shifts().items():
-            for shifts in range(1, most + 1):
-                block = b.append_basic_block(f"dots{rows}x{shifts}")
-                choice.add_case(i64(rows * 16 + shifts), block)
-                b.position_at_end(block)
-                _emit(e, rows, shifts, p)
-                b.branch(end)
-        b.position_at_end(end)
-        return context.get_dummy_value()
+def _numbers(e: Emitter, p: dict[str, Any], sums: dict[tuple[int, int], Any]) -> Ends:
+    """Each sum is a number of C: rows of C share a vector while its lanes are added up."""
+    b = e.builder
+    nt = 1 + max(j for _, j in sums)
+    room = next(n for n in (1, 2, 4, 8, 16) if n >= min(nt, e.width))
+    pieces = [(i, j) for i, j in sorted(sums) if j % room == 0]
+    found: Ends = []
+    for first in range(0, len(pieces), e.width // room):
+        together = pieces[first : first + e.width // room]
+        lanes = [sums.get((i, j + k)) for i, j in together for k in range(room)]
+        total = _across(e, [*lanes, *[None] * (e.width - len(lanes))])
+        for place, (i, j) in enumerate(together):
+            short = Emitter(b, e.dtype, room)
+            mask = None if nt - j >= room else _first_lanes(short, i64(nt - j))
+            value = e.shuffle(total, total, range(place * room, (place + 1) * room))
+            target = b.gep(p["C"], [b.add(b.mul(p["c_row"], i64(i)), i64(j))])
+            found.append((_Row(short, i64(0), mask), value, target))
+    return found
 
-    return signature, codegen
+
+def _across(e: Emitter, rows: list[Any]) -> Any:
+    """The vector whose lane i is the sum of the lanes of rows[i], in pairs; None stands for a row nobody asks for."""
+    even, odd = range(0, 2 * e.width, 2), range(1, 2 * e.width, 2)
+    while len(rows) > 1:
+        pairs = [(one, one if other is None else other) for one, other in zip(rows[::2], rows[1::2], strict=True)]
+        rows = [a if a is None else e.add(e.shuffle(a, b, even), e.shuffle(a, b, odd)) for a, b in pairs]
+    return rows[0]
+
+
+def _tile(b: Any, mr: Any, nt: Any, most: dict[int, int], emit: Callable[[int, int], None]) -> None:
+    """Branch to the code of the register tile mr x nt; one that does not exist computes nothing."""
+    end = b.append_basic_block("dots_end")
+    choice = b.switch(b.add(b.mul(mr, i64(16)), nt), end)
+    for rows, widest in most.items():
+        for shifts in range(1, widest + 1):
+            block = b.append_basic_block(f"dots{rows}x{shifts}")
+            choice.add_case(i64(rows * 16 + shifts), block)
+            b.position_at_end(block)
+            emit(rows, shifts)
+            b.branch(end)
+    b.position_at_end(end)
+
+
+def _dots(
+    most: Callable[[], dict[int, int]], ends: Callable[[Emitter, dict[str, Any], Any], Ends], ahead: int = 0
+) -> Any:
+    """The intrinsic of both forms; a step asks for rows of Y `ahead` vectors further on."""
+
+    @intrinsic
+    def op(
+        typingctx: Any, mr: Any, nt: Any, Y: Any, y0: Any, y_row: Any, X: Any, x0: Any, off: Any, j0: Any,
+        vectors: Any, C: Any, c0: Any, c_row: Any, accumulate: Any,
+    ) -> Any:  # fmt: skip
+        dtype, n = element_dtype(Y, X, C), types.int64
+        signature = types.void(n, n, Y, n, n, X, n, off, n, n, C, n, n, types.boolean)
+
+        def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+            e = Emitter(b, dtype)
+            mr_, nt_, Y_, y0_, y_row_, X_, x0_, off_, j0_, vectors_, C_, c0_, c_row_, accumulate_ = args
+            p = {
+                "Y": array_pointer(context, b, sig.args[2], Y_, y0_), "y_row": y_row_,
+                "X": array_pointer(context, b, sig.args[5], X_, x0_),
+                "off": array_pointer(context, b, sig.args[7], off_, j0_),
+                "C": array_pointer(context, b, sig.args[10], C_, c0_), "c_row": c_row_,
+                "end": b.mul(vectors_, i64(e.width)), "add": accumulate_, "ahead": ahead,
+            }  # fmt: skip
+            _tile(b, mr_, nt_, most(), lambda rows, shifts: _emit(e, rows, shifts, p, lambda sums: ends(e, p, sums)))
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return op
+
+
+#: dots(mr, nt, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row, accumulate):
+#: C[c0 + (i*c_row + j)*W + lane] (+)= sum over v < vectors of
+#: Y[y0 + i*y_row + v*W + lane] * X[x0 + off[j0 + j] + v*W + lane], for i < mr, j < nt; vectors >= 1.
+#: (mr, nt) is one of `most_shifts`; anything else computes nothing.
+dots = _dots(most_shifts, _vectors)
+
+#: The same with lanes added up: C[c0 + i*c_row + j] (+)= the sum over v and lane. (mr, nt) is one of `most_products`.
+#: Rows of Y pass through L1 once for each block of X; they seldom begin on a cache line, and the prefetcher of L1 sees
+#: too few vectors of a row: asked for four steps ahead, 64 vectors take 95 % of the peak instead of 87 %.
+dot_products = _dots(most_products, _numbers, ahead=4)
 
 
 @intrinsic
@@ -142,6 +214,16 @@ def dot_block(rows, shifts, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row,
         i += mr
 
 
+@outlined
+def product_block(rows, nt, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row, accumulate):  # type: ignore[no-untyped-def]
+    """`dot_products` of any number of rows of Y, and few enough of X for one tile."""
+    i = 0
+    while i < rows:
+        mr = 4 if rows - i >= 4 else 2 if rows - i >= 2 else 1
+        dot_products(mr, nt, Y, y0 + i * y_row, y_row, X, x0, off, j0, vectors, C, c0 + i * c_row, c_row, accumulate)
+        i += mr
+
+
 @intrinsic
 def add_lanes(typingctx: Any, src: Any, s0: Any, dst: Any, d0: Any) -> Any:
     """dst[d0 + i] = sum over the lanes of src[s0 + i*W + lane], in pairs; i < W."""
@@ -150,10 +232,8 @@ def add_lanes(typingctx: Any, src: Any, s0: Any, dst: Any, d0: Any) -> Any:
     def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
         e = Emitter(b, dtype)
         source = array_pointer(context, b, sig.args[0], a[0], a[1])
-        rows = e.transpose([e.load(b.gep(source, [i64(i * e.width)])) for i in range(e.width)])
-        while len(rows) > 1:
-            rows = [e.add(one, other) for one, other in zip(rows[::2], rows[1::2], strict=True)]
-        e.store(rows[0], array_pointer(context, b, sig.args[2], a[2], a[3]))
+        total = _across(e, [e.load(b.gep(source, [i64(i * e.width)])) for i in range(e.width)])
+        e.store(total, array_pointer(context, b, sig.args[2], a[2], a[3]))
         return context.get_dummy_value()
 
     n = types.int64

@@ -155,6 +155,27 @@ def transpose_block(typingctx: Any, src: Any, s0: Any, src_row: Any, dst: Any, d
 
 
 @intrinsic
+def transpose_rows(
+    typingctx: Any, src: Any, s0: Any, from_: Any, f0: Any, dst: Any, d0: Any, to: Any, t0: Any
+) -> Any:  # fmt: skip
+    """dst[d0 + to[t0 + j] + i] = src[s0 + from_[f0 + i] + j] for i, j < vector width; in the order of j."""
+    dtype = element_dtype(src, dst)
+
+    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
+        e = Emitter(b, dtype)
+        source, reads, target, writes = (
+            array_pointer(context, b, sig.args[i], a[i], a[i + 1]) for i in range(0, len(a), 2)
+        )
+        rows = [e.load(b.gep(source, [b.load(b.gep(reads, [i64(i)]))])) for i in range(e.width)]
+        for j, row in enumerate(e.transpose(rows)):
+            e.store(row, b.gep(target, [b.load(b.gep(writes, [i64(j)]))]))
+        return context.get_dummy_value()
+
+    n = types.int64
+    return types.void(src, n, from_, n, dst, n, to, n), codegen
+
+
+@intrinsic
 def vector_width(typingctx: Any, array: Any) -> Any:
     """Elements of the array's dtype in one vector register, as a compile-time constant."""
     width = isa.width(element_dtype(array))

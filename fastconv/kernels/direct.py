@@ -9,7 +9,8 @@ is used where it lies), multiplies it with the weights in one of two forms, and 
     channels   C[p, oc] = sum_k A[at[p] + off[k]] * B[k, oc]  [P x K] * [K x OC] -> [P x OC]
                Vectors along output channels: no pixel is wasted, strides cost nothing, weights are packed.
 
-A third form, `direct_taps`, leaves out multiplications by padded zeros where there are many.
+A third form, `direct_taps`, leaves out multiplications by padded zeros where there are many. A fourth, `direct_dots`,
+has vectors along the terms of a sum, for few pixels and weights that are used once.
 
 Georganas et al. 2018 (direct convolution blocking); Goto & van de Geijn 2008 (GEMM blocking).
 """
@@ -23,7 +24,7 @@ import numpy as np
 
 from fastconv.cpu import isa, threads, workspace
 from fastconv.cpu.caches import cache_sizes
-from fastconv.kernels import direct_kernels, direct_plan, direct_taps
+from fastconv.kernels import direct_dots, direct_kernels, direct_plan, direct_taps
 from fastconv.kernels.common import Cost, ceil_div
 from fastconv.kernels.direct_plan import Params
 from fastconv.kernels.epilogue import Epilogue
@@ -33,6 +34,9 @@ NAME = "direct"
 ACCURACY = "exact"
 ERROR_BOUND = 16.0
 NOTE = "sums of at most 128 terms, added in blocks"
+
+#: Forms that read weights as they lie.
+AS_THEY_LIE = ("pixels", "dots")
 
 
 def refuses(spec: ConvSpec) -> str | None:
@@ -50,15 +54,34 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     return direct_plan.parameters(spec, threads, limit)
 
 
-def once(spec: ConvSpec, threads: int, limit: int) -> Params | str:
-    """For weights that are used once: the pixel form reads them as they lie, in the same order of sums.
+def once(spec: ConvSpec, params: Params, threads: int, limit: int) -> Params:
+    """For weights that are used once, given what serves prepared ones: a form that reads them as they lie, or that."""
+    by_dots = direct_dots.parameters(spec, threads, limit)
+    if by_dots is not None:
+        # As in `parameters`: dots have another order of sums.
+        alone = replace(spec, N=1)
+        found = params if (alone, 1) == (spec, threads) else parameters(alone, 1, limit)
+        one = direct_dots.parameters(alone, 1, limit)
+        if one is None or isinstance(found, str):
+            return params
+        if _once(alone, one) < _once(alone, _as_they_lie(alone, found, 1, limit)):
+            return by_dots
+    return _as_they_lie(spec, params, threads, limit)
 
-    Beyond L2 it waits for them, chain by chain of each row: 1x1 on 7x7, 512 -> 2048 took 1.2 times as long as packing.
+
+def _as_they_lie(spec: ConvSpec, params: Params, threads: int, limit: int) -> Params:
+    """The pixel form instead of the channel form, if that would take longer with packing: the same sums.
+
+    Beyond L2 it waits for weights, chain by chain of each row: 1x1 on 7x7, 512 -> 2048 took 1.2 times as long.
     """
-    params = parameters(spec, threads, limit)
-    if isinstance(params, str) or params.form != "channels" or spec.weight_bytes > cache_sizes()[1] // 2:
+    if params.form != "channels" or spec.weight_bytes > cache_sizes()[1]:
         return params
-    return direct_plan.parameters(spec, threads, limit, forms=(False,))
+    other = direct_plan.parameters(spec, threads, limit, forms=(False,))
+    return params if isinstance(other, str) or _once(spec, params) < _once(spec, other) else other
+
+
+def _once(spec: ConvSpec, params: Params) -> float:
+    return params.cost.work + prepare_cost(spec, params).work
 
 
 def _work(params: Params | str | None) -> float:
@@ -71,7 +94,7 @@ def cost(spec: ConvSpec, params: Params) -> Cost:
 
 def prepare_cost(spec: ConvSpec, params: Params) -> Cost:
     """Transposing blocks takes 0.6 cycles an element; weights that leave L2 are read, fetched and written besides."""
-    if params.form == "pixels":
+    if params.form in AS_THEY_LIE:
         return Cost(0.0, 0.0, 0.0, 1)
     vectors = spec.groups * ceil_div(spec.OC // spec.groups, isa.width(spec.dtype))
     far = spec.weight_bytes > cache_sizes()[1] // 2
@@ -81,8 +104,8 @@ def prepare_cost(spec: ConvSpec, params: Params) -> Cost:
 
 
 def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
-    """Pixel form: the weights as they lie. Others: [group][block of vectors][k][vector lanes], zero-padded."""
-    if params.form == "pixels":
+    """The weights as they lie; for other forms [group][block of vectors][k][vector lanes], zero-padded."""
+    if params.form in AS_THEY_LIE:
         return weight
     W, OC = isa.width(spec.dtype), spec.OC // spec.groups
     vectors = ceil_div(OC, W)
@@ -102,4 +125,7 @@ def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: 
     arena.give_back()
 
 
-_KERNELS = {"pixels": direct_kernels.pixels, "channels": direct_kernels.channels, "taps": direct_taps.taps}
+_KERNELS = {
+    "pixels": direct_kernels.pixels, "channels": direct_kernels.channels, "taps": direct_taps.taps,
+    "dots": direct_dots.dots,
+}  # fmt: skip

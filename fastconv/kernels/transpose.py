@@ -7,9 +7,8 @@ taps. One phase is written where it belongs; several are computed side by side i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -74,7 +73,7 @@ class Phases:
         self.ERROR_BOUND: float = module.ERROR_BOUND
         self.NOTE: str = module.NOTE
         if hasattr(module, "once"):
-            self.once = partial(self._parameters, module.once)
+            self.once = self._once
 
     def refuses(self, spec: ConvSpec) -> str | None:
         """A reason for which one of the phases is refused."""
@@ -83,10 +82,16 @@ class Phases:
                 return reason
         return None
 
-    def parameters(self, spec: ConvSpec, threads: int, limit: int) -> Params | str:
-        return self._parameters(self.module.parameters, spec, threads, limit)
+    def _once(self, spec: ConvSpec, params: Params, threads: int, limit: int) -> Params:
+        """For weights that are used once."""
+        used = params.workspace - _workspace(params.parts)
+        parts = tuple(
+            replace(part, params=self.module.once(part.spec, part.params, threads, limit - used))
+            for part in params.parts
+        )
+        return replace(params, workspace=used + _workspace(parts), parts=parts)
 
-    def _parameters(self, of_part: Callable[..., Any], spec: ConvSpec, threads: int, limit: int) -> Params | str:
+    def parameters(self, spec: ConvSpec, threads: int, limit: int) -> Params | str:
         inner = zero_padded(spec)
         folds = inner is not spec
         phases = input_phases(inner)
@@ -98,20 +103,19 @@ class Phases:
         used = (per_image * images + inner.input3[2]) * spec.itemsize if per_image else 0
         if used > limit:
             return f"the phases of one image exceed the workspace limit of {limit} bytes"
-        parts, begin, most = [], 0, 0
+        parts, begin = [], 0
         for phase in phases:
             if phase.spec is None:
                 continue
             part = _with_images(phase.spec, images)
-            params = of_part(part, threads, limit - used)
+            params = self.module.parameters(part, threads, limit - used)
             if isinstance(params, str):
                 return params
             parts.append(Part(phase, part, params, begin, weights.positions(inner, phase.axes)))
-            most = max(most, params.workspace)
             begin += 0 if direct_way else prod(part.out_shape)
         return Params(
             threads=threads,
-            workspace=used + most,
+            workspace=used + _workspace(parts),
             images=images,
             direct=direct_way,
             parts=tuple(parts),
@@ -148,7 +152,7 @@ class Phases:
         """For each part the weights of its taps, input and output channels exchanged, as its algorithm wants them."""
         packed = []
         for part in params.parts:
-            if self.module is direct and part.params.form != "pixels":
+            if self.module is direct and part.params.form not in direct.AS_THEY_LIE:
                 sizes = part.params.OCP, part.params.blocks
                 packed.append(weights.exchange_packed(spec, part.taps, weight, params.threads, *sizes))
             else:
@@ -187,6 +191,11 @@ class Phases:
 
     def variants(self, spec: ConvSpec, threads: int, limit: int) -> dict[str, Any]:
         return {}
+
+
+def _workspace(parts: Sequence[Part]) -> int:
+    """Bytes of the most demanding part."""
+    return max((part.params.workspace for part in parts), default=0)
 
 
 NO_ACTIVATION = {name: Epilogue.make(name).constants for name in ("float32", "float64", "int32", "int64")}

@@ -48,9 +48,12 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     return winograd_plan.parameters(spec, threads, limit, False, rival=winograd_rows.way(spec, limit // spec.itemsize))
 
 
-def once(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+def once(spec: ConvSpec, params: Params, threads: int, limit: int) -> Params:
     """For weights that are used once."""
-    return winograd_plan.parameters(spec, threads, limit, False, once=True)
+    other = winograd_plan.parameters(spec, threads, limit, False, once=True)
+    if isinstance(other, str) or other.cost.work > params.cost.work + params.prepare_cost.work:
+        return params
+    return other
 
 
 def cost(spec: ConvSpec, params: Params) -> Cost:

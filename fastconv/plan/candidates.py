@@ -35,8 +35,9 @@ class Algorithm(Protocol):
     of the input. For the weight gradient there is neither `prepare` nor an epilogue: see `WeightAlgorithm`.
 
     It may also offer ``variants(spec, threads, limit) -> dict[str, parameters]``: other blockings worth measuring;
-    ``prepare_cost(spec, params) -> Cost``, where preparing weights is more than copying them; and ``once``, which is
-    called as `parameters` is, for weights that are used once.
+    ``prepare_cost(spec, params) -> Cost``, where preparing weights is more than copying them; and
+    ``once(spec, params, threads, limit) -> parameters``: what is better than `params` for weights that are used once,
+    or `params`.
     """
 
     NAME: str

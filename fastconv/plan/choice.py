@@ -70,11 +70,9 @@ def _ask(module: Any, request: Request, machine: cost.Machine, known: wisdom.Mea
         return Candidate(module, reason=params)
     if known is not None and known.variant:
         params = variants(module, spec, threads, limit).get(known.variant, params)
-    predicted = _seconds(module, request, params, machine)
     if not request.prepared and hasattr(module, "once"):
-        other = module.once(spec, threads, limit)
-        if not isinstance(other, str) and (seconds := _seconds(module, request, other, machine)) < predicted:
-            params, predicted = other, seconds
+        params = module.once(spec, params, threads, limit)
+    predicted = _seconds(module, request, params, machine)
     return Candidate(module, params, predicted, None if known is None else known.total(request.prepared))
 
 
