@@ -102,7 +102,7 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 5, 13, 11), (7, 5, 3, 3), {"padding": 1}),
     ((1, 6, 9, 21), (18, 3, 3, 2), {"padding": (1, 0), "stride": (2, 1), "groups": 2}),
     ((1, 17, 7, 6), (19, 17, 1, 1), {}),
-    ((1, 3, 18, 35), (9, 3, 3, 3), {"padding": 1}),  # direct, sums straight to rows of the output
+    ((1, 3, 9, 103), (9, 3, 3, 3), {"padding": 1}),  # direct, sums straight to rows of the output
     ((1, 15, 11, 40), (5, 15, 3, 3), {"stride": (1, 2)}),
     ((1, 8, 13, 190), (8, 8, 3, 3), {"padding": (1, 2)}),  # Winograd, lanes are tiles
     ((1, 3, 21, 37), (5, 3, 5, 5), {"padding": 2, "padding_mode": "reflect", "dilation": (1, 2)}),
@@ -110,6 +110,9 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 18, 9, 10), (18, 1, 3, 3), {"padding": 1, "groups": 18}),
     ((1, 18, 9, 19), (18, 1, 5, 5), {"stride": 2, "padding": 2, "groups": 18}),
     ((1, 4, 6, 7), (5, 4, 3, 3), {"padding": 6, "dilation": 6}),
+    ((2, 200, 4, 5), (70, 200, 1, 1), {}),
+    ((1, 67, 5, 7), (18, 67, 3, 3), {"padding": 1}),
+    ((3, 512, 1, 1), (7, 512, 1, 1), {}),
 ]
 
 

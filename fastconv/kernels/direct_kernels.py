@@ -112,8 +112,7 @@ def pixels(  # type: ignore[no-untyped-def]
         origin = ((n * G + g) * C * ID + od) * IH * IW + oh0 * IW + ow0
         # Pixels that follow each other in the output too: sums go straight there.
         straight = chunk > 0 and P >= W
-        # Rows at least a vector apart: finished sums go to theirs in the output.
-        by_rows = pitch >= W and not channels_last
+        by_rows = chunk < 0
         relu = constants[0] == RELU
         # Elsewhere vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
         use_x = in_place and (straight or origin + reach + (P + W - 1) // W * W <= x.size)

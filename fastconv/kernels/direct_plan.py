@@ -30,7 +30,7 @@ class Tile:
     OCP: int  # output channels of one task
     in_place: bool
     CB: int  # channels packed at a time
-    chunk: int  # pixel form: pixels at a time where sums go straight to the output, 0 where they do not
+    chunk: int  # pixel form: pixels at a time where sums go straight to the output, -1 by rows, 0 never
     packed: int  # the input tile
     c_row: int  # between rows of C
     sums: int  # C, and where stores transpose
@@ -138,13 +138,16 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         c_row = vectors * W + (W if vectors * W * size % 4096 == 0 else 0)
         # Stores of channels-last outputs transpose whole vectors of channels and pixels.
         rows = min(finished_together(spec, mr), OCP) if CB >= C else OCP
-        by_rows = cut.pitch >= W and not spec.channels_last  # finished sums go straight to their rows
+        # Finished sums go straight to their rows. Register tiles that meet the end of one take some 50 cycles longer:
+        # short rows pay only with many terms (3x3, 16 -> 16 channels a group, 14x14: 0.9; 4 -> 4, 56x56: 1.05).
+        by_rows = cut.pitch >= W and not spec.channels_last and (TW >= 6 * W or K >= 96)
         sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
         inner = tile_cycles(OCP, vectors, False, mr)
         finish = 40.0 * -(-OCP // mr) * -(-vectors // widest()[mr]) * -(-K // chain(spec))
         if (in_place or CB >= C) and (TH == 1 or (cut.pitch == OW and TW == OW)) and not spec.channels_last:
             chunk = chunk_of(P, OCP, min(K, chain(spec)), K, size, widest()[mr] * W)
         else:
+            chunk = -1 if by_rows else 0
             finish += OCP * TH * (2 if by_rows else (14 + TW / W * 3) * (3 if spec.channels_last else 1))
     tasks = -(-spec.N // images) * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
     packing = 0.0 if in_place else cut.cycles(C)
@@ -154,7 +157,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     weights = OCP * K * size
     streaming = weights / (48 if spec.weight_bytes < L2 // 2 else 12) * (0.25 if channels_form else 1.0)
     compute = inner * K
-    if chunk:
+    if chunk > 0:
         # The input comes once, and the weights again for each chunk.
         streaming += resident * size / (160 if 2 * resident * size < L2 else 48)
         streaming += weights * (-(-P // chunk) - 1) / (192 if 2 * weights < L2 else 12)
@@ -313,9 +316,10 @@ def parameters(spec: ConvSpec, threads: int, limit: int, forms: tuple[bool, ...]
     )  # fmt: skip
     assert len(geometry) == TILE_FIELDS + FIELDS
     per_cycle = 4.0 * W * tile.tasks  # operations at peak: two vector multiply-adds a cycle
+    moved = full.input_bytes + full.output_bytes + full.weight_bytes
     cost = Cost(
         flops=per_cycle * tile.compute,
-        bytes=float(full.input_bytes + full.output_bytes + full.weight_bytes),
+        bytes=float(moved) if moved > cache_sizes()[1] * 3 // 4 else 0.0,  # the rest stays in L2
         transform=per_cycle * tile.other,
         tasks=tile.tasks if threads > 1 else 1,
     )
