@@ -50,10 +50,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
 
 def once(spec: ConvSpec, params: Params, threads: int, limit: int) -> Params:
     """For weights that are used once."""
-    other = winograd_plan.parameters(spec, threads, limit, False, once=True)
-    if isinstance(other, str) or other.cost.work > params.cost.work + params.prepare_cost.work:
-        return params
-    return other
+    return winograd_plan.once(spec, params, threads, limit, False)
 
 
 def cost(spec: ConvSpec, params: Params) -> Cost:

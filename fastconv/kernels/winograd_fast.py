@@ -39,6 +39,6 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     return winograd_plan.parameters(spec, threads, limit, True)
 
 
-def once(spec: ConvSpec, threads: int, limit: int) -> Params | str:
+def once(spec: ConvSpec, params: Params, threads: int, limit: int) -> Params:
     """For weights that are used once."""
-    return winograd_plan.parameters(spec, threads, limit, True, once=True)
+    return winograd_plan.once(spec, params, threads, limit, True)

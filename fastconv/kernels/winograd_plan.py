@@ -477,6 +477,14 @@ def parameters(
     return _params(spec, way, count, staged)
 
 
+def once(spec: ConvSpec, params: Params, threads: int, limit: int, fast: bool) -> Params:
+    """For weights that are used once: transforming them beside the product, or ahead as `params` does."""
+    other = parameters(spec, threads, limit, fast, once=True)
+    if isinstance(other, str) or other.cost.work > params.cost.work + params.prepare_cost.work:
+        return params
+    return other
+
+
 def _params(spec: ConvSpec, way: Way, threads: int, staged: bool) -> Params:
     W, C = way.W, way.C
     fields, sections = tiles.geometry(spec, way.grid, way.pitch, W if spec.channels_last else 1)
