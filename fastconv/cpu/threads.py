@@ -133,7 +133,7 @@ class _Helper(threading.Thread):
             if _current_core is not None:
                 self.cores = os.sched_getaffinity(0)
             self.crew.asleep.append(self)
-            crew.attend(_board, 1)  # a job that was opened before this helper could be rung
+            crew.attend(_board, rounds // 4)  # a job whose caller had looked for sleepers before, and opens it now
             self.bell.acquire()
             if self.bound and os.sched_getaffinity(0) == self.bound:  # else somebody else has bound it
                 with suppress(OSError):
