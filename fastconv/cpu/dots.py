@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from fastconv.cpu import isa
 from fastconv.cpu.jit import inline, outlined
 from fastconv.cpu.rows import _first_lanes, _Row
-from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, prefetch_line, vector_width
+from fastconv.cpu.simd import I64, Emitter, array_pointer, each_tile, element_dtype, i64, prefetch_line, vector_width
 from fastconv.cpu.window import _once_each
 
 # MR -> most shifts. Every step loads MR + NT vectors, most of them across cache lines: two loads for MR * NT
@@ -127,20 +127,6 @@ def _across(e: Emitter, rows: list[Any]) -> Any:
     return rows[0]
 
 
-def _tile(b: Any, mr: Any, nt: Any, most: dict[int, int], emit: Callable[[int, int], None]) -> None:
-    """Branch to the code of the register tile mr x nt; one that does not exist computes nothing."""
-    end = b.append_basic_block("dots_end")
-    choice = b.switch(b.add(b.mul(mr, i64(16)), nt), end)
-    for rows, widest in most.items():
-        for shifts in range(1, widest + 1):
-            block = b.append_basic_block(f"dots{rows}x{shifts}")
-            choice.add_case(i64(rows * 16 + shifts), block)
-            b.position_at_end(block)
-            emit(rows, shifts)
-            b.branch(end)
-    b.position_at_end(end)
-
-
 def _dots(
     most: Callable[[], dict[int, int]], ends: Callable[[Emitter, dict[str, Any], Any], Ends], ahead: int = 0
 ) -> Any:
@@ -164,7 +150,8 @@ def _dots(
                 "C": array_pointer(context, b, sig.args[10], C_, c0_), "c_row": c_row_,
                 "end": b.mul(vectors_, i64(e.width)), "add": accumulate_, "ahead": ahead,
             }  # fmt: skip
-            _tile(b, mr_, nt_, most(), lambda rows, shifts: _emit(e, rows, shifts, p, lambda sums: ends(e, p, sums)))
+            pairs = [(rows, shifts) for rows, widest in most().items() for shifts in range(1, widest + 1)]
+            each_tile(b, mr_, nt_, pairs, lambda i, j: _emit(e, i, j, p, lambda sums: ends(e, p, sums)))
             return context.get_dummy_value()
 
         return signature, codegen

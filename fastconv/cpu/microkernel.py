@@ -25,7 +25,7 @@ from numba.extending import intrinsic
 from fastconv.cpu import isa
 from fastconv.cpu.jit import inline
 from fastconv.cpu.rows import _first_lanes, _Row
-from fastconv.cpu.simd import I64, Emitter, array_pointer, element_dtype, i64, prefetch_line, vector_width
+from fastconv.cpu.simd import I64, Emitter, array_pointer, each_tile, element_dtype, i64, prefetch_line, vector_width
 from fastconv.cpu.vectors import less
 
 # (MR, NV): accumulators + NV vectors of B + one broadcast must fit the registers, and a step's MR + 2 NV loads (an
@@ -133,19 +133,6 @@ def _array(context: Any, b: Any, kind: Any, array: Any, index: Any) -> tuple[Any
     return array_pointer(context, b, kind, array, index), b.icmp_signed(">", size, i64(0))
 
 
-def _switch(b: Any, mr: Any, nv: Any, emit: Callable[[int, int], None]) -> None:
-    """Branch to the code of the register tile mr x nv; a tile that does not exist computes nothing."""
-    end = b.append_basic_block("tiles_end")
-    choice = b.switch(b.add(b.mul(mr, i64(16)), nv), end)
-    for rows, vectors in tiles():
-        block = b.append_basic_block(f"tile{rows}x{vectors}")
-        choice.add_case(i64(rows * 16 + vectors), block)
-        b.position_at_end(block)
-        emit(rows, vectors)
-        b.branch(end)
-    b.position_at_end(end)
-
-
 @intrinsic
 def microkernel(
     typingctx: Any, mr: Any, nv: Any, A: Any, a0: Any, a_row: Any, a_col: Any, B: Any, b0: Any, off: Any, k0: Any,
@@ -188,7 +175,7 @@ def microkernel(
             )
             _emit_tile(e, mr, nv, step, c_rows, K_, accumulate_, d_rows, finish)
 
-        _switch(b, mr_, nv_, emit)
+        each_tile(b, mr_, nv_, tiles(), emit)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -280,7 +267,7 @@ def microkernel_channels(
 
             _emit_tile(e, mr, nv, step, [b.gep(pc, [b.mul(c_row_, i64(i))]) for i in range(mr)], K_, accumulate_)
 
-        _switch(b, mr_, nv_, emit)
+        each_tile(b, mr_, nv_, tiles(), emit)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -321,7 +308,7 @@ def microkernel_pixels(
 
             _emit_tile(e, mr, nv, step, c_rows, K_, ir.Constant(ir.IntType(1), 1))
 
-        _switch(b, mr_, nv_, emit)
+        each_tile(b, mr_, nv_, tiles(), emit)
         return context.get_dummy_value()
 
     return signature, codegen

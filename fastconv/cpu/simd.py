@@ -6,7 +6,7 @@ An `Emitter` wraps one LLVM builder for one element type and emits whole-registe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,21 @@ def ends(dtype: str) -> tuple[float, float]:
     """The lowest and the highest value of a dtype, infinities for floats."""
     kind = np.dtype(dtype)
     return (-np.inf, np.inf) if kind.kind == "f" else (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
+
+
+def each_tile(
+    b: Any, rows: Any, columns: Any, tiles: Sequence[tuple[int, int]], emit: Callable[[int, int], None]
+) -> None:
+    """Code of every register tile, of at most 15 columns, and the branch to the one asked for; another does nothing."""
+    end = b.append_basic_block("tiles_end")
+    choice = b.switch(b.add(b.mul(rows, i64(16)), columns), end)
+    for i, j in tiles:
+        block = b.append_basic_block(f"tile{i}x{j}")
+        choice.add_case(i64(i * 16 + j), block)
+        b.position_at_end(block)
+        emit(i, j)
+        b.branch(end)
+    b.position_at_end(end)
 
 
 class Emitter:

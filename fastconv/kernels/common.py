@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isqrt
 
+from fastconv.cpu import isa
 from fastconv.spec import ConvSpec
 
 # Blocked summation of K terms in chains of n errs by at most (n + K/n) u of the sum of magnitudes, and rigorously so
@@ -51,6 +52,12 @@ class Cost:
     bytes: float
     transform: float
     tasks: int
+
+    @classmethod
+    def of_cycles(cls, spec: ConvSpec, compute: float, other: float, moved: float, tasks: int, threads: int) -> Cost:
+        """From the cycles of one core in the microkernel and outside, two vector multiply-adds each at peak."""
+        per_cycle = 4.0 * isa.width(spec.dtype)
+        return cls(per_cycle * compute, moved, per_cycle * other, tasks if threads > 1 else 1)
 
     @property
     def work(self) -> float:

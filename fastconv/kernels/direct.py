@@ -57,15 +57,18 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
 def once(spec: ConvSpec, params: Params, threads: int, limit: int) -> Params:
     """For weights that are used once, given what serves prepared ones: a form that reads them as they lie, or that."""
     by_dots = direct_dots.parameters(spec, threads, limit)
-    if by_dots is not None:
-        # As in `parameters`: dots have another order of sums.
-        alone = replace(spec, N=1)
-        found = params if (alone, 1) == (spec, threads) else parameters(alone, 1, limit)
-        one = direct_dots.parameters(alone, 1, limit)
-        if one is None or isinstance(found, str):
-            return params
-        if _once(alone, one) < _once(alone, _as_they_lie(alone, found, 1, limit)):
-            return by_dots
+    if by_dots is None:
+        return _as_they_lie(spec, params, threads, limit)
+    # As in `parameters`: dots have another order of sums.
+    alone = replace(spec, N=1)
+    if (alone, 1) == (spec, threads):
+        other = _as_they_lie(spec, params, threads, limit)
+        return by_dots if _once(spec, by_dots) < _once(spec, other) else other
+    one, found = direct_dots.parameters(alone, 1, limit), parameters(alone, 1, limit)
+    if one is None or isinstance(found, str):
+        return params
+    if _once(alone, one) < _once(alone, _as_they_lie(alone, found, 1, limit)):
+        return by_dots
     return _as_they_lie(spec, params, threads, limit)
 
 

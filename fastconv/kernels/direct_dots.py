@@ -88,14 +88,8 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | None:
     )  # fmt: skip
     assert len(geometry) == _ALL
     tasks = ceil_div(spec.N, images) * spec.groups * ceil_div(OC, OCP)
-    per_cycle = 4.0 * W
-    compute, other = _cycles(spec, how)
-    cost = Cost(
-        flops=per_cycle * compute,
-        bytes=float(full.input_bytes + full.output_bytes + full.weight_bytes),
-        transform=per_cycle * other,
-        tasks=tasks if threads > 1 else 1,
-    )
+    moved = float(full.input_bytes + full.output_bytes + full.weight_bytes)
+    cost = Cost.of_cycles(spec, *_cycles(spec, how), moved, tasks, threads)
     return Params(
         "dots", geometry, np.concatenate(sections), OCP, 1, tasks, threads, per_thread, per_thread * threads * size,
         cost,

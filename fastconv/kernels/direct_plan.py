@@ -315,14 +315,10 @@ def parameters(spec: ConvSpec, threads: int, limit: int, forms: tuple[bool, ...]
         np.int64,
     )  # fmt: skip
     assert len(geometry) == TILE_FIELDS + FIELDS
-    per_cycle = 4.0 * W * tile.tasks  # operations at peak: two vector multiply-adds a cycle
-    moved = full.input_bytes + full.output_bytes + full.weight_bytes
-    cost = Cost(
-        flops=per_cycle * tile.compute,
-        bytes=float(moved) if moved > cache_sizes()[1] * 3 // 4 else 0.0,  # the rest stays in L2
-        transform=per_cycle * tile.other,
-        tasks=tile.tasks if threads > 1 else 1,
-    )
+    moved = float(full.input_bytes + full.output_bytes + full.weight_bytes)
+    if moved <= cache_sizes()[1] * 3 // 4:
+        moved = 0.0  # all of it stays in L2
+    cost = Cost.of_cycles(spec, tile.tasks * tile.compute, tile.tasks * tile.other, moved, tile.tasks, threads)
     form = "channels" if tile.channels_form else "pixels"
     return Params(
         form, geometry, np.concatenate(sections), tile.OCP, block, tile.tasks, threads, per_thread,

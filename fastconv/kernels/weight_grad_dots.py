@@ -225,7 +225,7 @@ def _finished(
     cycles: float, cutting: float,
 ) -> Params | str:  # fmt: skip
     parts, per_thread, blocks = geometry[15], geometry[23], geometry[25]
-    W, weights = isa.width(spec.dtype), spec.OC * spec.K
+    weights = spec.OC * spec.K
     shared = workspace.aligned(parts * weights if parts > 1 else 0, spec.itemsize)
     elements = shared + per_thread * threads
     if elements * spec.itemsize > limit:
@@ -233,15 +233,10 @@ def _finished(
     geometry = [*geometry, shared]
     assert len(geometry) == FIELDS
     tasks = blocks * parts
-    per_cycle = 4.0 * W
+    moved = float(spec.input_bytes + spec.output_bytes + spec.weight_bytes)
     return Params(
         form, np.array(geometry, np.int64), np.array(tile.geometry(), np.int64),
         np.concatenate([*tile.tables(), shifts]).astype(np.int64), tasks,
         ceil_div(weights, REDUCED) if parts > 1 else 0, threads, elements, elements * spec.itemsize, limit,
-        Cost(
-            flops=per_cycle * (cycles - cutting),
-            bytes=float(spec.input_bytes + spec.output_bytes + spec.weight_bytes),
-            transform=per_cycle * cutting,
-            tasks=tasks if threads > 1 else 1,
-        ),
+        Cost.of_cycles(spec, cycles - cutting, cutting, moved, tasks, threads),
     )  # fmt: skip

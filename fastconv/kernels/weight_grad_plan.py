@@ -168,14 +168,9 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
         np.int64,
     )  # fmt: skip
     assert len(geometry) == FIELDS
-    per_cycle = 4.0 * W  # operations at peak: two vector multiply-adds a cycle
     tasks = best.tasks * parts
-    cost = Cost(
-        flops=per_cycle * best.compute,
-        bytes=float(full.input_bytes + full.output_bytes + full.weight_bytes),
-        transform=per_cycle * best.other,
-        tasks=tasks if threads > 1 else 1,
-    )
+    moved = float(full.input_bytes + full.output_bytes + full.weight_bytes)
+    cost = Cost.of_cycles(spec, best.compute, best.other, moved, tasks, threads)
     reductions = best.tasks * ceil_div(best.CB * taps, REDUCED) if parts > 1 else 0
     return Params(
         by_taps, geometry, np.array(tile.geometry(), np.int64), np.concatenate(sections).astype(np.int64), tasks,
