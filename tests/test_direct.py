@@ -190,3 +190,65 @@ def test_weights_used_once_are_not_packed():
         assert np.shares_memory(direct.prepare(spec, once, w), w)
         first, second = (run(direct, spec, params, x, w, Epilogue.make("float32")) for params in (packed, once))
         assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("activation", [None, "relu", "clip"])
+def test_few_pixels_left_over(dtype, activation):
+    """1x1 layers: pixels behind the last whole vector are dot products, finished like the others."""
+    rng, W = np.random.default_rng(7), isa.width(dtype)
+    for vectors, few, C, OC, groups in (
+        (1, 1, 256, 37, 1), (3, 1, 400, 8, 1), (2, 2, 320, 5, 2), (12, 2, 288, 131, 1), (4, 1, 272, 1, 3),
+    ):  # fmt: skip
+        spec = ConvSpec.make((2, C * groups, vectors * W + few), (OC * groups, C, 1), groups=groups, dtype=dtype)
+        assert direct_plan.few_pixels(spec) == few
+        clip = ("clip", -9, 30) if activation == "clip" else activation
+        x, weight = integers(rng, prod(spec.x_shape), dtype), integers(rng, prod(spec.weight_shape), dtype)
+        for with_bias, with_residual in np.ndindex(2, 2):
+            bias = integers(rng, spec.OC, dtype) if with_bias else None
+            residual = integers(rng, prod(spec.out_shape), dtype) if with_residual else None
+            epilogue = Epilogue.make(dtype, bias, residual, clip)
+            expected, got = (
+                run(algorithm, spec, chosen, x, weight.reshape(spec.weight_shape), epilogue)
+                for algorithm, chosen in (
+                    (reference, reference.parameters(spec, 1, LIMIT)),
+                    (direct, direct_plan.parameters(spec, 2, LIMIT, forms=(False,))),
+                )
+            )
+            assert np.array_equal(got, expected), (spec, epilogue)
+
+
+def test_few_pixels_are_the_same_in_every_cut():
+    """Bit for bit, whoever computes them: one thread or two, one image or several, prepared weights each their way."""
+    rng, W = np.random.default_rng(8), isa.width("float32")
+    forms = set()
+    for P, C, OC in ((3 * W + 1, 832, 160), (12 * W + 2, 512, 24), (97 * W + 1, 256, 16), (12 * W + 2, 1024, 256)):
+        x, weight = rng.random((3, C, P), np.float32), rng.random((OC, C, 1), np.float32)
+        for prepared in (False, True):
+            results = []
+            for images, threads in ((1, 1), (1, 2), (3, 1), (3, 2)):
+                spec = ConvSpec.make((images, C, P), weight.shape)
+                params = direct.parameters(spec, threads, LIMIT)
+                params = params if prepared else direct.once(spec, params, threads, LIMIT)
+                forms.add(params.form)
+                got = run(direct, spec, params, x[:images].reshape(-1), weight, Epilogue.make("float32"))
+                results.append(got[: OC * P])
+            assert all(np.array_equal(results[0], other) for other in results), (P, C, OC, prepared)
+    assert "pixels" in forms
+
+
+def test_few_pixels_refuse():
+    """Nothing but long sums of 1x1 layers, and not too many pixels."""
+    W = isa.width("float32")
+    assert direct_plan.few_pixels(ConvSpec.make((1, 256, W + 1), (8, 256, 1)))
+    for x_shape, w_shape, options in (
+        ((1, 256, 1), (8, 256, 1), {}),
+        ((1, 256, 2 * W - 1), (8, 256, 1), {}),
+        ((1, 64, W + 1), (8, 64, 1), {}),
+        ((1, 257, W + 1), (8, 257, 1), {}),
+        ((1, 256, W + 1), (8, 256, 1), {"padding": 1}),
+        ((1, 256, 2 * W + 1), (8, 256, 1), {"stride": 2}),
+        ((1, 256, W + 2), (8, 256, 2), {}),
+        ((1, 256, W + 1), (8, 256, 1), {"channels_last": True}),
+    ):
+        assert not direct_plan.few_pixels(ConvSpec.make(x_shape, w_shape, **options)), (x_shape, w_shape, options)

@@ -38,7 +38,8 @@ def _tile(
     mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, relu
 ):  # fmt: skip
     microkernel(
-        mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, relu
+        mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, relu,
+        b0,
     )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def _block(
 ):  # fmt: skip
     gemm_block(
         rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate, last, out,
-        (target[0], target[1], target[2], target[3], target[4], target[5]), bias, oc, residual, relu,
+        (target[0], target[1], target[2], target[3], target[4], target[5]), bias, oc, residual, relu, b0, 2,
     )  # fmt: skip
 
 
@@ -111,12 +112,12 @@ def test_pixel_tiles_equal_their_twin(dtype, accumulate):
             for a_row, a_col in ((K + 3, 1), (1, mr)):  # weights as they lie, and a packed panel
                 A, B = _integers(rng, 200, dtype), _integers(rng, 4 * W + 60, dtype)
                 off = rng.integers(0, 50, K + 2)
-                C = _integers(rng, 8 * (4 * W + 5) + 2, dtype)
+                C = _integers(rng, mr * (4 * W + 5) + 2, dtype)
                 want, got = C.copy(), C.copy()
                 C_row = 4 * W + 5
                 for last, with_bias, relu in ((False, True, True), (True, True, False), (True, False, True)):
                     want, got = np.full(2 * C.size, 99, dtype), np.full(2 * C.size, 99, dtype)
-                    bias = _integers(rng, 12 * with_bias, dtype)
+                    bias = _integers(rng, (mr + 4) * with_bias, dtype)
                     arguments = (mr, nv, A, 3, a_row, a_col, B, 1, off, 2, K, C, 2, C_row, accumulate)
                     microkernel_twin(*arguments, want, 7, C_row + 3, last, bias, 4, relu)
                     _tile(*arguments, got, 7, C_row + 3, last, bias, 4, relu)
@@ -131,7 +132,7 @@ def test_channel_tiles_equal_their_twin(dtype, accumulate):
         for K in (1, 2, 5):
             A, B = _integers(rng, 120, dtype), _integers(rng, K * nv * W + 3, dtype)
             off, at = rng.integers(0, 50, K + 2), rng.integers(0, 50, mr + 1)
-            C = _integers(rng, 8 * (nv * W + 5) + 2, dtype)
+            C = _integers(rng, mr * (nv * W + 5) + 2, dtype)
             want, got = C.copy(), C.copy()
             arguments = (mr, nv, A, 4, at, 1, off, 2, K, B, 3)
             microkernel_channels_twin(*arguments, want, 2, nv * W + 5, accumulate)

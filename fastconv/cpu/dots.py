@@ -201,6 +201,28 @@ def dot_block(rows, shifts, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row,
         i += mr
 
 
+def _most_few() -> dict[int, int]:
+    """As many shifts for one row as for four: fewer kinds of tiles."""
+    return dict.fromkeys((4, 1), most_shifts()[4])
+
+
+#: `dots` with (mr, nt) one of `_most_few`.
+_dots_few = _dots(_most_few, _vectors)
+
+
+@inline
+def dot_few_block(rows, shifts, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row, accumulate):  # type: ignore[no-untyped-def]
+    """`dots` of any number of rows, and few enough shifts for one tile."""
+    W = vector_width(C)
+    i = 0
+    while i < rows:
+        mr = 4 if rows - i >= 4 else 1
+        _dots_few(
+            mr, shifts, Y, y0 + i * y_row, y_row, X, x0, off, j0, vectors, C, c0 + i * c_row * W, c_row, accumulate
+        )
+        i += mr
+
+
 @outlined
 def product_block(rows, nt, Y, y0, y_row, X, x0, off, j0, vectors, C, c0, c_row, accumulate):  # type: ignore[no-untyped-def]
     """`dot_products` of any number of rows of Y, and few enough of X for one tile."""

@@ -25,14 +25,25 @@ from numba.extending import intrinsic
 from fastconv.cpu import isa
 from fastconv.cpu.jit import inline
 from fastconv.cpu.rows import _first_lanes, _Row
-from fastconv.cpu.simd import I64, Emitter, array_pointer, each_tile, element_dtype, i64, prefetch_line, vector_width
+from fastconv.cpu.simd import (
+    I64,
+    Emitter,
+    array_pointer,
+    each_tile,
+    element_dtype,
+    i64,
+    opaque,
+    prefetch_line,
+    vector_width,
+)
 from fastconv.cpu.vectors import less
 
 # (MR, NV): accumulators + NV vectors of B + one broadcast must fit the registers, and a step's MR + 2 NV loads (an
 # unaligned vector costs two cache lines) should take no longer than its MR * NV multiply-adds. With 32 registers
 # (AVX-512, NEON) 8x3 and 6x4 keep 24 sums; with 16 registers 4x3 and 6x2 keep 12. The narrower ones serve the edges.
-_WIDEST_32 = {8: 3, 6: 4, 4: 4, 2: 4, 1: 4}
-_WIDEST_16 = {6: 2, 4: 3, 2: 4, 1: 4}
+# One vector of B needs many rows: two multiply-adds a cycle, each of 4 cycles, keep at least 8 sums waiting.
+_WIDEST_32 = {16: 1, 8: 3, 6: 4, 4: 4, 2: 4, 1: 4}
+_WIDEST_16 = {12: 1, 6: 2, 4: 3, 2: 4, 1: 4}
 
 
 def widest() -> dict[int, int]:
@@ -137,23 +148,25 @@ def _array(context: Any, b: Any, kind: Any, array: Any, index: Any) -> tuple[Any
 def microkernel(
     typingctx: Any, mr: Any, nv: Any, A: Any, a0: Any, a_row: Any, a_col: Any, B: Any, b0: Any, off: Any, k0: Any,
     K: Any, C: Any, c0: Any, c_row: Any, accumulate: Any, D: Any, d0: Any, d_row: Any, last: Any, bias: Any, oc: Any,
-    relu: Any,
+    relu: Any, ahead: Any,
 ) -> Any:  # fmt: skip
     """D[d0 + i*d_row + j] = sum_k A[a0 + i*a_row + k*a_col] * B[b0 + off[k0 + k] + j], 0 <= k < K, K >= 1.
 
     C[c0 + i*c_row + j] is added if `accumulate`, bias[oc + i] (unless bias is empty) if `last`; then comes relu if it
-    is wanted. (mr, nv) is one of `tiles()`; anything else computes nothing.
+    is wanted. Step k asks for the cache line of B[ahead + off[k0 + k]] to be brought into L2, and for the first line
+    behind its vectors into L1. (mr, nv) is one of `tiles()`; anything else computes nothing.
     """
     dtype = element_dtype(A, B, C, D, bias)
     n, flag = types.int64, types.boolean
-    signature = types.void(n, n, A, n, n, n, B, n, off, n, n, C, n, n, flag, D, n, n, flag, bias, n, flag)
+    signature = types.void(n, n, A, n, n, n, B, n, off, n, n, C, n, n, flag, D, n, n, flag, bias, n, flag, n)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         e = Emitter(b, dtype)
         mr_, nv_, A_, a0_, a_row_, a_col_, B_, b0_, off_, k0_, K_, C_, c0_, c_row_, accumulate_ = args[:15]
-        D_, d0_, d_row_, last_, bias_, oc_, relu_ = args[15:]
+        D_, d0_, d_row_, last_, bias_, oc_, relu_, ahead_ = args[15:]
         pa = array_pointer(context, b, sig.args[2], A_, a0_)
         pb = array_pointer(context, b, sig.args[6], B_, b0_)
+        next_b = array_pointer(context, b, sig.args[6], B_, ahead_)
         po = array_pointer(context, b, sig.args[8], off_, k0_)
         pc = array_pointer(context, b, sig.args[11], C_, c0_)
         pd = array_pointer(context, b, sig.args[15], D_, d0_)
@@ -164,11 +177,20 @@ def microkernel(
             return _rectified(e, _biased(e, sums, biases, add_bias), rectify)
 
         def emit(mr: int, nv: int) -> None:
-            rows = [b.gep(pa, [b.mul(a_row_, i64(i))]) for i in range(mr)]
+            rows = [opaque(b, b.gep(pa, [b.mul(a_row_, i64(i))])) for i in range(min(mr, 8))]
+            below = b.mul(a_row_, i64(8))
 
             def step(k: Any) -> tuple[list[Any], Any]:
-                column = b.mul(k, a_col_)
-                return [b.gep(row, [column]) for row in rows], b.gep(pb, [b.load(b.gep(po, [k]))])
+                column, place = b.mul(k, a_col_), b.load(b.gep(po, [k]))
+                vectors = b.gep(pb, [place])
+                scalars = [b.gep(row, [column]) for row in rows]
+                if mr > 8:  # there are 15 registers for pointers: each serves the row 8 below it, too
+                    scalars = [opaque(b, scalar) for scalar in scalars]
+                    scalars += [b.gep(scalar, [below]) for scalar in scalars[: mr - 8]]
+                else:
+                    prefetch_line(b, b.gep(next_b, [place]))
+                    prefetch_line(b, b.gep(vectors, [i64(nv * e.width)]), near=True)
+                return scalars, vectors
 
             c_rows, d_rows = (
                 [b.gep(first, [b.mul(row, i64(i))]) for i in range(mr)] for first, row in ((pc, c_row_), (pd, d_row_))
@@ -380,7 +402,7 @@ def _move_to_rows(rows, vectors, p, src, s0, s_row, out, target, residual, relu)
 @inline
 def gemm_block(  # type: ignore[no-untyped-def]
     rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate, last, out, target, bias, oc, residual,
-    relu,
+    relu, ahead, lines,
 ):  # fmt: skip
     """The microkernel over `rows` x `cols`, in tiles of `mr` rows; `cols` is rounded up to whole vectors.
 
@@ -393,10 +415,13 @@ def gemm_block(  # type: ignore[no-untyped-def]
     meet no end of a row go there from registers. The lines they will write are asked for first: misses overlap with
     sums, 3x3 layers on 570x570 pixels, 16 -> 16, take 0.93 times as long. (A single row, which is long, has line = 0:
     there the hardware's streams do.)
+
+    Meanwhile B[ahead:], used next, is brought into L2: tile i of rows asks for line i, of `lines`, of each vector tile.
     """
     W = vector_width(C)
     o0, plane, pitch, width, height, line = target
     vectors = (cols + W - 1) // W
+    step = 64 // B.itemsize
     i = 0
     while i < rows:  # 1. mr rows of A: a panel that stays in L1
         while mr > rows - i or widest_tile(mr) == 0:
@@ -421,7 +446,7 @@ def gemm_block(  # type: ignore[no-untyped-def]
                     D, d, d_row = out, place, plane
             microkernel(
                 mr, nv, A, a0 + i * a_row, a_row, 1, B, b0 + j * W, off, k0, K, C, c, c_row, accumulate, D, d, d_row,
-                last, bias, oc + i, relu and residual.size == 0,
+                last, bias, oc + i, relu and residual.size == 0, (ahead if lines > 0 else b0) + j * W,
             )  # fmt: skip
             if split:
                 _move_to_rows(
@@ -429,6 +454,7 @@ def gemm_block(  # type: ignore[no-untyped-def]
                 )  # fmt: skip
             j += nv
         i += mr
+        ahead, lines = ahead + step, lines - 1
 
 
 @inline
@@ -438,7 +464,7 @@ def gemm_channels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, ac
     Meanwhile the block of B behind this one, which is next, is brought into L2: a cache line with each step, until
     all of it is there.
     """
-    mr, i = 8, 0
+    mr, i = 16 if nv == 1 else 8, 0
     size = K * nv * vector_width(B)
     ahead, end, step = b0 + size, b0 + 2 * size, 64 // B.itemsize
     while i < pixels:

@@ -56,31 +56,30 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
 
 def once(spec: ConvSpec, params: Params, threads: int, limit: int) -> Params:
     """For weights that are used once, given what serves prepared ones: a form that reads them as they lie, or that."""
-    by_dots = direct_dots.parameters(spec, threads, limit)
-    if by_dots is None:
-        return _as_they_lie(spec, params, threads, limit)
-    # As in `parameters`: dots have another order of sums.
     alone = replace(spec, N=1)
+    candidates = _candidates(spec, params, threads, limit)
     if (alone, 1) == (spec, threads):
-        other = _as_they_lie(spec, params, threads, limit)
-        return by_dots if _once(spec, by_dots) < _once(spec, other) else other
-    one, found = direct_dots.parameters(alone, 1, limit), parameters(alone, 1, limit)
-    if one is None or isinstance(found, str):
+        return min(candidates, key=lambda p: _once(spec, p))
+    one = parameters(alone, 1, limit)
+    if isinstance(one, str):
         return params
-    if _once(alone, one) < _once(alone, _as_they_lie(alone, found, 1, limit)):
-        return by_dots
-    return _as_they_lie(spec, params, threads, limit)
+    # As in `parameters`: with another order of sums the choice is that of one image and one thread, for all.
+    form = min(_candidates(alone, one, 1, limit), key=lambda p: _once(alone, p)).form
+    ordered = form == "dots" or direct_plan.few_pixels(direct_plan.as_line(spec))
+    same = [p for p in candidates if (p.form == form if ordered else p.form != "dots")]
+    return min(same, key=lambda p: _once(spec, p), default=params)
 
 
-def _as_they_lie(spec: ConvSpec, params: Params, threads: int, limit: int) -> Params:
-    """The pixel form instead of the channel form, if that would take longer with packing: the same sums.
+def _candidates(spec: ConvSpec, params: Params, threads: int, limit: int) -> list[Params]:
+    """Those parameters, and those of forms that read the weights as they lie.
 
-    Beyond L2 it waits for weights, chain by chain of each row: 1x1 on 7x7, 512 -> 2048 took 1.2 times as long.
+    The pixel form waits for weights beyond L2, chain by chain of each row: 1x1 on 7x7, 512 -> 2048 took 1.2 times as
+    long as the channel form.
     """
-    if params.form != "channels" or spec.weight_bytes > cache_sizes()[1]:
-        return params
-    other = direct_plan.parameters(spec, threads, limit, forms=(False,))
-    return params if isinstance(other, str) or _once(spec, params) < _once(spec, other) else other
+    found: list[Params | str | None] = [params, direct_dots.parameters(spec, threads, limit)]
+    if params.form == "channels" and spec.weight_bytes <= cache_sizes()[1]:
+        found.append(direct_plan.parameters(spec, threads, limit, forms=(False,)))
+    return [p for p in found if isinstance(p, Params)]
 
 
 def _once(spec: ConvSpec, params: Params) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from fastconv.cpu.dots import add_lanes, dot_few_block
 from fastconv.cpu.jit import inline, kernel, outlined
-from fastconv.cpu.microkernel import gemm_block, gemm_channels, transpose_finished
+from fastconv.cpu.microkernel import gemm_block, gemm_channels, transpose_finished, widest_tile
 from fastconv.cpu.rows import fill_row
-from fastconv.cpu.simd import claim, past_vector, transpose_block, unpack, vector_width
+from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
 from fastconv.kernels.activations import RELU
 from fastconv.kernels.direct_plan import FIELDS
 from fastconv.kernels.epilogue import activate, bias_of, store_channels, store_row
@@ -38,39 +39,68 @@ def _store_rows(C, c0, c_row, pitch, base, plane, OW, height, width, rows, oc, b
 #: Pixels between rows of a run that has none.
 _LINE = 1 << 40
 
+#: Tiles of rows between which dot products come in: their weights are in L1 then, beside the pixels of a panel.
+_TOGETHER = 4
+
 
 @inline
 def _gemm_to_output(  # type: ignore[no-untyped-def]
-    rows, P, chunk, mr, A, a0, K, taps, KC, B, b0, tables, off, out, o0, plane, bias, oc, residual, constants
+    rows, P, few, chunk, mr, A, a0, K, taps, KC, B, b0, tables, off, out, o0, plane, bias, oc, residual, constants, S,
+    s0, of_rows,
 ):  # fmt: skip
-    """Pixel form with the output as C, `chunk` pixels at a time, whose part of B stays in L2 for all `rows`.
+    """Pixel form with the output as C, `chunk` pixels at a time, whose part of B stays in L1 or L2 for all `rows`.
 
-    Where P is no multiple of a vector the last one begins earlier and computes some pixels again: to the same sums.
-    So does the second where that aligns all later loads of B.
+    Meanwhile the next part is asked for.
+    Where P is no multiple of a vector the last one begins earlier and computes some pixels again, to the same sums; or
+    `few` pixels are left over, which are dot products: one vector in four of a 7x7 image would serve a single pixel.
+    S[s0:] has room for them: a row of terms for each pixel, vectors of sums, sums.
     """
     W = vector_width(out)
-    relu = constants[0] == RELU
-    p = lead = 0
-    if taps == 1 < K and P >= 2 * W and (tables[off + 1] - tables[off]) % W == 0:
-        lead = -past_vector(B, b0) % W
-    while p < P:
-        cols = min(W if p < lead else chunk, (P - p) // W * W)
+    relu, line = constants[0] == RELU, 64 // out.itemsize
+    lanes = s0 + few * K
+    for j in range(few):
+        for k in range(K):
+            S[s0 + j * K + k] = B[b0 + tables[off + k] + P - few + j]
+    p, end = 0, P - few
+    while p < end:
+        left = (end - p) // W * W
+        cols = left // W // 2 * W if left == chunk + W else min(chunk, left)
         if cols == 0:
-            p, cols = P - W, W
+            p, cols = end - W, W
+        following = p + cols
+        height = 16 if cols == W else mr
         k = 0
         while k < K:
             depth = _chain(k, K, taps, KC)
-            for r in range(0, rows, mr):
-                height, dst = min(mr, rows - r), o0 + r * plane + p
+            last = k + depth == K
+            ahead = b0 + following + tables[off] if last else b0 + p + tables[off + k + depth]
+            # Of a chunk the hardware sees streams; a panel lies a page away from the one before.
+            lines = cols // line + 1 if cols <= widest_tile(mr) * W and not (last and following == end) else 0
+            step = _TOGETHER * height if few > 0 else rows
+            for r in range(0, rows, step):
+                here, dst = min(step, rows - r), o0 + r * plane + p
                 _gemm(
-                    height, cols, mr, A, a0 + r * K + k, K, B, b0 + p, tables, off + k, depth, out, dst, plane, k > 0,
-                    k + depth == K, out, (dst, plane, _LINE, _LINE, 1, 0), bias, oc + r, residual, relu,
+                    here, cols, height, A, a0 + r * K + k, K, B, b0 + p, tables, off + k, depth, out, dst, plane, k > 0,
+                    last, out, (dst, plane, _LINE, _LINE, 1, 0), bias, oc + r, residual, relu,
+                    ahead - tables[off + k] + r // height * line, lines - r // height,
                 )  # fmt: skip
-                if k + depth == K and constants[0] != 0 and not relu:
-                    for i in range(height):
+                if last and constants[0] != 0 and not relu:
+                    for i in range(here):
                         activate(out, dst + i * plane, cols, constants)
+                if few > 0 and following == end:
+                    dot_few_block(
+                        here, few, A, a0 + r * K + k, K, S, s0 + k, tables, of_rows, depth // W, S, lanes + r * few * W,
+                        few, k > 0,
+                    )  # fmt: skip
             k += depth
-        p = lead if p < lead else p + cols
+        p = following
+    if few > 0:
+        sums = lanes + (rows * few + W - 1) // W * W * W
+        for i in range(0, rows * few, W):
+            add_lanes(S, lanes + i * W, S, sums + i)
+        for r in range(rows):
+            value = bias_of(bias, oc + r)
+            store_row(S, sums + r * few, out, o0 + r * plane + P - few, few, value, residual, constants)
 
 
 @inline
@@ -92,7 +122,7 @@ def pixels(  # type: ignore[no-untyped-def]
     (
         channels_last, _, ID, IH, IW, _, _, _, _, _, _, _, _, _, _, _, TH, pitch, _, c_pitch, _, _, _, _, _, _,
         _, C, OC, G, taps, OD, OH, OW, TW, _, OCP, CB, in_place, reach, mr, block, chunk, KC, per_thread,
-        c_start, c_row, _, off_tile, off_input, _, _,
+        c_start, c_row, _, off_tile, off_input, of_rows, behind_rows,
     ) = unpack(geometry, _ALL)  # fmt: skip
     W = vector_width(x)
     K = C * taps
@@ -113,6 +143,7 @@ def pixels(  # type: ignore[no-untyped-def]
         # Pixels that follow each other in the output too: sums go straight there.
         straight = chunk > 0 and P >= W
         by_rows = chunk < 0
+        few = P % W if behind_rows > of_rows else 0
         relu = constants[0] == RELU
         # Elsewhere vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
         use_x = in_place and (straight or origin + reach + (P + W - 1) // W * W <= x.size)
@@ -126,8 +157,8 @@ def pixels(  # type: ignore[no-untyped-def]
             if straight and step >= C:
                 base = ((n * G * OC + g * OC + oc0) * OD + od) * OH * OW + oh0 * OW + ow0
                 _gemm_to_output(
-                    oc_end - oc0, P, chunk, mr, weight, (g * OC + oc0) * K, K, taps, KC, B, b0, tables, off, out, base,
-                    OD * OH * OW, bias, g * OC + oc0, residual, constants,
+                    oc_end - oc0, P, few, chunk, mr, weight, (g * OC + oc0) * K, K, taps, KC, B, b0, tables, off, out,
+                    base, OD * OH * OW, bias, g * OC + oc0, residual, constants, scratch, sums, of_rows,
                 )  # fmt: skip
                 break
             for oc in range(oc0, oc_end, block):  # 2. a block of output channels
@@ -141,7 +172,7 @@ def pixels(  # type: ignore[no-untyped-def]
                     _gemm(
                         rows, P, mr, weight, (g * OC + oc) * K + c * taps + k, K, B, b0, tables, off + k, depth,
                         scratch, c0, c_row, k > 0 or c > 0, by_rows and c * taps + k + depth == K, out, target,
-                        bias, g * OC + oc, residual, relu,
+                        bias, g * OC + oc, residual, relu, 0, 0,
                     )  # fmt: skip
                     k += depth
                 if c + step < C:

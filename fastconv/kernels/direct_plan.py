@@ -15,6 +15,7 @@ import numpy as np
 
 from fastconv.cpu import isa, workspace
 from fastconv.cpu.caches import cache_sizes
+from fastconv.cpu.dots import most_products
 from fastconv.cpu.microkernel import widest
 from fastconv.kernels.common import Cost, ceil_div, chain, channel_chain
 from fastconv.kernels.input_tile import TILE_FIELDS, InputTile
@@ -31,6 +32,7 @@ class Tile:
     in_place: bool
     CB: int  # channels packed at a time
     chunk: int  # pixel form: pixels at a time where sums go straight to the output, -1 by rows, 0 never
+    few: int  # and the last pixels of an image that are dot products
     packed: int  # the input tile
     c_row: int  # between rows of C
     sums: int  # C, and where stores transpose
@@ -69,7 +71,7 @@ def as_line(spec: ConvSpec) -> ConvSpec:
 @cache
 def row_tile(rows: int) -> int:
     """Pixel form: the register tile height that leaves the fewest slow rows at the end of `rows`."""
-    heights = [mr for mr in widest() if mr >= 4]
+    heights = [mr for mr, most in widest().items() if mr >= 4 and most > 1]
     return min(heights, key=lambda mr: (rows % mr if rows > mr else (mr - rows) * 2 if mr > rows else 0, -mr))
 
 
@@ -85,7 +87,7 @@ def tile_cycles(rows: int, vectors: int, channels_form: bool, mr: int) -> float:
     """
     total, width = 0.0, widest()
     loads = 1 if channels_form else 2
-    columns = min(vectors, width[max(width)]) if not channels_form else vectors
+    columns = min(vectors, width[mr]) if not channels_form else vectors
     while rows > 0:
         while mr > rows or (channels_form and width.get(mr, 0) < vectors) or mr not in width:
             mr -= 1
@@ -118,7 +120,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     C, OC, K = spec.C // spec.groups, spec.OC // spec.groups, spec.K
     mr = row_tile(OC)
     L2 = cache_sizes()[1]
-    CB, chunk = C, 0
+    CB, chunk, few = C, 0, 0
     if not (in_place and channels_form):
         unit = channel_chain(spec)[1]
         CB = min(C, max(unit, (L2 // 2) // (cut.c_pitch * size) // unit * unit))
@@ -130,11 +132,12 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         blocks = 1 if CB >= C else vector_blocks(OCP, W)
         sums = blocks * (P + W) * c_row + (0 if spec.channels_last else W * transposed_row(TH * TW, W, size))
         vectors = -(-OCP // W)
-        inner = tile_cycles(P, nv, True, 8) * vectors / nv
+        inner = tile_cycles(P, nv, True, 16 if nv == 1 else 8) * vectors / nv
         finish = OCP * P * (0.12 if spec.channels_last else _store_cycles(spec))
         inner += P / 8 * vectors * 6 / min(K, chain(spec))
     else:
-        vectors = -(-P // W)
+        few = few_pixels(spec) if in_place else 0
+        vectors = -(-(P - few) // W)
         c_row = vectors * W + (W if vectors * W * size % 4096 == 0 else 0)
         # Stores of channels-last outputs transpose whole vectors of channels and pixels.
         rows = min(finished_together(spec, mr), OCP) if CB >= C else OCP
@@ -142,10 +145,14 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         # short rows pay only with many terms (3x3, 16 -> 16 channels a group, 14x14: 0.9; 4 -> 4, 56x56: 1.05).
         by_rows = cut.pitch >= W and not spec.channels_last and (TW >= 6 * W or K >= 96)
         sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
-        inner = tile_cycles(OCP, vectors, False, mr)
+        inner = tile_cycles(OCP, vectors, False, 16 if vectors == 1 else mr)
         finish = 40.0 * -(-OCP // mr) * -(-vectors // widest()[mr]) * -(-K // chain(spec))
         if (in_place or CB >= C) and (TH == 1 or (cut.pitch == OW and TW == OW)) and not spec.channels_last:
-            chunk = chunk_of(P, OCP, min(K, chain(spec)), K, size, widest()[mr] * W)
+            chunk = chunk_of(P, K, min(K, chain(spec)), size, widest()[mr] * W)
+            if few:  # every vector of weights is loaded from two cache lines; then lanes are added up and rows stored
+                inner += OCP / 4 * max(2 * few, 4 + few / 2) / W
+                finish += OCP * (2 * few + 40)
+                sums = max(sums, few * K + (W + 1) * ceil_div(OCP * few, W) * W)
         else:
             chunk = -1 if by_rows else 0
             finish += OCP * TH * (2 if by_rows else (14 + TW / W * 3) * (3 if spec.channels_last else 1))
@@ -156,17 +163,19 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     # Weights stream from L2, or from L3 once all of them together leave L2.
     weights = OCP * K * size
     streaming = weights / (48 if spec.weight_bytes < L2 // 2 else 12) * (0.25 if channels_form else 1.0)
+    if in_place and channels_form and max(spec.stride3) > max(spec.kernel3) and 2 * spec.input_bytes > L2:
+        streaming += resident * size / 24  # pixels apart from each other come from L3 while multiply-adds wait
     compute = inner * K
     if chunk > 0:
         # The input comes once, and the weights again for each chunk.
         streaming += resident * size / (160 if 2 * resident * size < L2 else 48)
-        streaming += weights * (-(-P // chunk) - 1) / (192 if 2 * weights < L2 else 12)
+        streaming += weights * (ceil_div(P, chunk) - 1) / (384 if 2 * weights < L2 else 24)
     else:
         # An input tile beyond half of L2 comes from L3 again for every block of output channels.
         compute *= 1.5 if 2 * resident * size > L2 else 1.2 if (resident + sums) * size > L2 else 1.0
     other = packing + streaming + finish + 400
     cycles = makespan(tasks, compute + other, threads)
-    return Tile(channels_form, cut, OCP, in_place, CB, chunk, packed, c_row, sums, tasks, compute, other, cycles)
+    return Tile(channels_form, cut, OCP, in_place, CB, chunk, few, packed, c_row, sums, tasks, compute, other, cycles)
 
 
 def _store_cycles(spec: ConvSpec) -> float:
@@ -174,16 +183,31 @@ def _store_cycles(spec: ConvSpec) -> float:
     return 1.2 if prod(spec.output) * spec.itemsize % 4096 == 0 else 0.4
 
 
-def chunk_of(P: int, rows: int, depth: int, K: int, size: int, unit: int) -> int:
-    """Pixel form, stored straight: pixels whose part of a chain of B stays in L2 for all rows, and their sums with it.
+def chunk_of(P: int, K: int, depth: int, size: int, unit: int) -> int:
+    """Pixel form, stored straight: pixels at a time, whose chain of B is used for all rows.
 
-    Shorter than that only hurts: rows of the output are written piece by piece, and no prefetcher sees a stream.
+    With many terms B had better be in L1, a register tile wide: 1.04 to 1.12 times as fast as from L2. With few that
+    only hurts, down to 0.6 for 16: rows of the output are written piece by piece.
     """
-    L2 = cache_sizes()[1]
-    pixels = L2 // 4 // (depth * size)
-    if K > depth:
-        pixels = min(pixels, L2 // 4 // (rows * size))
+    if K >= 96:
+        return unit
+    pixels = cache_sizes()[1] // 4 // (depth * size)
     return ceil_div(ceil_div(P, max(1, round(P / pixels))), unit) * unit
+
+
+#: Terms from which few pixels pay as dot products: adding up lanes and storing take some 50 cycles a row, and a vector
+#: for them half a cycle a term.
+FEW_TERMS = 256
+
+
+@cache
+def few_pixels(spec: ConvSpec) -> int:
+    """Pixel form of 1x1 layers: how many pixels behind the last whole vector are dot products (see `as_line`)."""
+    W = isa.width(spec.dtype)
+    few = spec.output3[2] % W
+    line = spec.output3[:2] == (1, 1) and max(spec.kernel3) == 1 and _pixels_in_place(spec)
+    usable = spec.output3[2] >= W and few <= most_products()[4] and spec.K >= FEW_TERMS and spec.K % W == 0
+    return few if line and usable else 0
 
 
 def transposed_row(P: int, W: int, size: int) -> int:
@@ -244,6 +268,9 @@ def choose(spec: ConvSpec, threads: int, limit: int, forms: tuple[bool, ...] = (
             places = ([True, False] if unpadded else [False]) if channels_form else [_pixels_in_place(spec)]
             if not channels_form and (cut.images > 1 or cut.TW < min(3 * W, spec.output3[2])):
                 continue
+            if not channels_form and few_pixels(spec) and cut.TW < (OW := spec.output3[2]):
+                if cut.TW % W or (OW - 1) % cut.TW + 1 < W:
+                    continue  # in every cut the same pixels are dot products
             if places == [True] and cut.TW < spec.output3[2] and cut.TH > 1:
                 continue  # rows of an input used in place keep its pitch: whole rows, or a part of one
             for OCP in parts[W if channels_form else row_tile(OC)]:
@@ -257,7 +284,7 @@ def choose(spec: ConvSpec, threads: int, limit: int, forms: tuple[bool, ...] = (
 
 
 def _tables(spec: ConvSpec, tile: Tile) -> list[np.ndarray]:
-    """off (tile), off (input in place), at (full tile), at (last tile of a row)."""
+    """off (tile), off (input in place), at (full tile) or rows of the last pixels, at (last tile of a row)."""
     cut = tile.input
     C, pixel = spec.C // spec.groups, spec.C if spec.channels_last else 1
     _, IH, IW = spec.input3
@@ -279,6 +306,8 @@ def _tables(spec: ConvSpec, tile: Tile) -> list[np.ndarray]:
         for i, width in enumerate((cut.TW, (OW - 1) % cut.TW + 1)):
             places = np.add.outer(np.arange(cut.TH) * row, np.arange(width) * column)
             pixels[i] = np.add.outer(np.arange(cut.images) * image, places).reshape(-1)
+    if tile.few:
+        pixels[0] = np.arange(tile.few) * spec.K
     return [tiled, inside, *pixels]
 
 
@@ -294,6 +323,10 @@ def parameters(spec: ConvSpec, threads: int, limit: int, forms: tuple[bool, ...]
     full, spec = spec, as_line(spec)
     threads = threads if spec.flops > SMALL else 1
     C, OC, G = spec.C // spec.groups, spec.OC // spec.groups, spec.groups
+    if few_pixels(spec) and len(forms) > 1 and (spec.N, threads) != (1, 1):
+        # Dot products are another order of sums: the choice is that of one image and one thread, for all.
+        alone = choose(replace(spec, N=1), 1, limit)
+        forms = forms if alone is None else (alone.channels_form,)
     tile = choose(spec, threads, limit, forms)
     if tile is None:
         return f"its smallest tile exceeds the workspace limit of {limit} bytes"
