@@ -224,8 +224,9 @@ def _plane_parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
         np.int64,
     )  # fmt: skip
     tiles = -(-OH // TH) * -(-OW // TW)
+    again = 1.2 if spec.kernel3[0] > 1 else 1.0  # sums come back for every depth of the kernel
     cost = Cost(
-        flops=2.0 * spec.N * OD * spec.OC * OH * -(-OW // W) * W * spec.K,
+        flops=2.0 * spec.N * OD * spec.OC * OH * -(-OW // W) * W * spec.K * again,
         bytes=float(spec.input_bytes + spec.output_bytes + spec.weight_bytes),
         transform=float(spec.N * spec.C * OD * tiles * (0 if in_place else phases * plane)),
         tasks=tasks,

@@ -25,7 +25,7 @@ from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.rows import copy_row, fill_row
 from fastconv.cpu.simd import claim, transpose_rows, unpack, vector_width
 from fastconv.kernels.common import Cost, ceil_div
-from fastconv.kernels.direct_plan import SMALL, Params, as_line
+from fastconv.kernels.direct_plan import SMALL, Params, as_line, beyond_L2
 from fastconv.kernels.epilogue import bias_of, store_channels, store_row
 from fastconv.kernels.input_tile import TILE_FIELDS, InputTile, cut_tile
 from fastconv.spec import ConvSpec
@@ -88,8 +88,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | None:
     )  # fmt: skip
     assert len(geometry) == _ALL
     tasks = ceil_div(spec.N, images) * spec.groups * ceil_div(OC, OCP)
-    moved = float(full.input_bytes + full.output_bytes + full.weight_bytes)
-    cost = Cost.of_cycles(spec, *_cycles(spec, how), moved, tasks, threads)
+    cost = Cost.of_cycles(spec, *_cycles(spec, how), beyond_L2(full), tasks, threads)
     return Params(
         "dots", geometry, np.concatenate(sections), OCP, 1, tasks, threads, per_thread, per_thread * threads * size,
         cost,

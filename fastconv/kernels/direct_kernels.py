@@ -14,7 +14,8 @@ from fastconv.kernels.input_tile import TILE_FIELDS, cut_tile
 
 _ALL = TILE_FIELDS + FIELDS
 
-_gemm = outlined(gemm_block.py_func)  # at three places
+# At two places, as one function: a literal number among the arguments would be a type of its own, and a second one.
+_gemm = outlined(gemm_block.py_func)
 
 
 @inline
@@ -36,9 +37,6 @@ def _store_rows(C, c0, c_row, pitch, base, plane, OW, height, width, rows, oc, b
                 store_row(C, src + i * pitch, out, dst + i * OW, width, value, residual, constants)
 
 
-#: Pixels between rows of a run that has none.
-_LINE = 1 << 40
-
 #: Tiles of rows between which dot products come in: their weights are in L1 then, beside the pixels of a panel.
 _TOGETHER = 4
 
@@ -57,6 +55,7 @@ def _gemm_to_output(  # type: ignore[no-untyped-def]
     """
     W = vector_width(out)
     relu, line = constants[0] == RELU, 64 // out.itemsize
+    none = P - P  # no rows within a run of pixels
     lanes = s0 + few * K
     for j in range(few):
         for k in range(K):
@@ -81,7 +80,7 @@ def _gemm_to_output(  # type: ignore[no-untyped-def]
                 here, dst = min(step, rows - r), o0 + r * plane + p
                 _gemm(
                     here, cols, height, A, a0 + r * K + k, K, B, b0 + p, tables, off + k, depth, out, dst, plane, k > 0,
-                    last, out, (dst, plane, _LINE, _LINE, 1, 0), bias, oc + r, residual, relu,
+                    last, out, (dst, plane, P, P, none, none), bias, oc + r, residual, relu,
                     ahead - tables[off + k] + r // height * line, lines - r // height,
                 )  # fmt: skip
                 if last and constants[0] != 0 and not relu:
@@ -172,7 +171,7 @@ def pixels(  # type: ignore[no-untyped-def]
                     _gemm(
                         rows, P, mr, weight, (g * OC + oc) * K + c * taps + k, K, B, b0, tables, off + k, depth,
                         scratch, c0, c_row, k > 0 or c > 0, by_rows and c * taps + k + depth == K, out, target,
-                        bias, g * OC + oc, residual, relu, 0, 0,
+                        bias, g * OC + oc, residual, relu, b0, P - P,
                     )  # fmt: skip
                     k += depth
                 if c + step < C:

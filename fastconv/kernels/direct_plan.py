@@ -93,6 +93,8 @@ def tile_cycles(rows: int, vectors: int, channels_form: bool, mr: int) -> float:
             mr -= 1
         nv = vectors if channels_form else min(width[mr], columns)
         one = max(mr * nv / 2, (mr + loads * nv + 1) / 2, 4.0)
+        if nv == 1 and not channels_form:
+            one = mr  # every row of A is a load and an address: 512 terms of 16 pixels take 0.8 to 1 cycles a row
         total += (rows // mr) * one * (1 if channels_form else vectors / nv)
         rows %= mr
     return total
@@ -208,6 +210,12 @@ def few_pixels(spec: ConvSpec) -> int:
     line = spec.output3[:2] == (1, 1) and max(spec.kernel3) == 1 and _pixels_in_place(spec)
     usable = spec.output3[2] >= W and few <= most_products()[4] and spec.K >= FEW_TERMS and spec.K % W == 0
     return few if line and usable else 0
+
+
+def beyond_L2(spec: ConvSpec) -> float:
+    """Bytes read and written, none if all of them stay in L2."""
+    moved = spec.input_bytes + spec.output_bytes + spec.weight_bytes
+    return float(moved) if moved > cache_sizes()[1] * 3 // 4 else 0.0
 
 
 def transposed_row(P: int, W: int, size: int) -> int:
@@ -348,9 +356,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int, forms: tuple[bool, ...]
         np.int64,
     )  # fmt: skip
     assert len(geometry) == TILE_FIELDS + FIELDS
-    moved = float(full.input_bytes + full.output_bytes + full.weight_bytes)
-    if moved <= cache_sizes()[1] * 3 // 4:
-        moved = 0.0  # all of it stays in L2
+    moved = beyond_L2(full)
     cost = Cost.of_cycles(spec, tile.tasks * tile.compute, tile.tasks * tile.other, moved, tile.tasks, threads)
     form = "channels" if tile.channels_form else "pixels"
     return Params(
