@@ -73,6 +73,22 @@ def test_calibration_round_trip(folder, monkeypatch):
         assert stored.source.endswith("calibration.json")
 
 
+def test_a_busy_moment_spoils_no_comparison(folder, monkeypatch):
+    """Every layer is timed in another moment, at another speed of the machine; not all algorithms take it."""
+    monkeypatch.setattr(peak, "_measured", lambda: (fake_roof(), True))
+    speeds = iter([1.0, 3.0, 1.0, 3.0])
+
+    def ratios(spec, bare):
+        slower = next(speeds)
+        others = {"fft": 0.5 * slower} if slower == 3.0 else {"winograd": 2.0 * slower}
+        return {"direct": slower, **others}
+
+    monkeypatch.setattr(calibrate, "_ratios", ratios)
+    scale = calibrate.calibrate().scale
+    assert scale["fft"] == pytest.approx(0.5 * scale["direct"], rel=1e-3)
+    assert scale["winograd"] == pytest.approx(2.0 * scale["direct"], rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["roof.json", "calibration.json"])
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": "another"}'])
 def test_corrupt_file_gives_estimates_and_one_warning(folder, name, content):
