@@ -416,28 +416,29 @@ def gemm_block(  # type: ignore[no-untyped-def]
     sums, 3x3 layers on 570x570 pixels, 16 -> 16, take 0.93 times as long. (A single row, which is long, has line = 0:
     there the hardware's streams do.)
 
+    Rows of many whole vectors are taken one by one, so that no tile meets an end; what lies between is not computed.
+
     Meanwhile B[ahead:], used next, is brought into L2: tile i of rows asks for line i, of `lines`, of each vector tile.
     """
     W = vector_width(C)
     o0, plane, pitch, width, height, line = target
-    vectors = (cols + W - 1) // W
+    whole = 0 < line and 6 * W <= width < pitch and width % W == 0
     step = 64 // B.itemsize
     i = 0
     while i < rows:  # 1. mr rows of A: a panel that stays in L1
         while mr > rows - i or widest_tile(mr) == 0:
             mr -= 1
         most = widest_tile(mr)
-        j = 0
-        while j < vectors:  # 2. nv vectors of B
-            left = vectors - j
+        q = row = column = 0
+        while q < cols:  # 2. nv vectors of B
+            left = (width - column) // W if whole else (cols - q + W - 1) // W
             nv = min(left, most)
             if most < left < most + 2:
                 nv = (left + 1) // 2  # two middling tiles run faster than a full one and a sliver
-            c = c0 + i * c_row + j * W
+            c = c0 + i * c_row + q
             D, d, d_row = C, c, c_row
             split = False
             if last:
-                row, column = divmod(j * W, pitch)
                 place = o0 + i * plane + row * line + column
                 if line > 0:
                     fetch_rows(out, place, plane, mr)
@@ -445,14 +446,18 @@ def gemm_block(  # type: ignore[no-untyped-def]
                 if not split:
                     D, d, d_row = out, place, plane
             microkernel(
-                mr, nv, A, a0 + i * a_row, a_row, 1, B, b0 + j * W, off, k0, K, C, c, c_row, accumulate, D, d, d_row,
-                last, bias, oc + i, relu and residual.size == 0, (ahead if lines > 0 else b0) + j * W,
+                mr, nv, A, a0 + i * a_row, a_row, 1, B, b0 + q, off, k0, K, C, c, c_row, accumulate, D, d, d_row,
+                last, bias, oc + i, relu and residual.size == 0, (ahead if lines > 0 else b0) + q,
             )  # fmt: skip
             if split:
                 _move_to_rows(
-                    mr, nv, j * W, C, c, c_row, out, (o0 + i * plane, plane, pitch, width, height, line), residual, relu
+                    mr, nv, q, C, c, c_row, out, (o0 + i * plane, plane, pitch, width, height, line), residual, relu
                 )  # fmt: skip
-            j += nv
+            q, column = q + nv * W, column + nv * W
+            if whole and column == width:
+                q, row, column = q + pitch - width, row + 1, 0
+            while not whole and last and line > 0 and column >= pitch:
+                row, column = row + 1, column - pitch
         i += mr
         ahead, lines = ahead + step, lines - 1
 

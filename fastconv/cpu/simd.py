@@ -232,6 +232,19 @@ def unpack(typingctx: Any, array: Any, count: Any) -> Any:
     return types.UniTuple(array.dtype, n)(array, count), codegen
 
 
+@intrinsic
+def past_vector(typingctx: Any, array: Any, index: Any) -> Any:
+    """How many elements array[index] lies behind an address at which vectors are aligned."""
+    dtype = element_dtype(array)
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        e = Emitter(b, dtype)
+        address = b.ptrtoint(array_pointer(context, b, sig.args[0], args[0], args[1]), I64)
+        return b.udiv(b.urem(address, i64(e.width * e.itemsize)), i64(e.itemsize))
+
+    return types.int64(array, types.int64), codegen
+
+
 def opaque(builder: Any, pointer: Any) -> Any:
     """The same pointer, of which LLVM knows nothing: it stays in a register of its own.
 

@@ -6,7 +6,7 @@ from fastconv.cpu.dots import add_lanes, dot_few_block
 from fastconv.cpu.jit import inline, kernel, outlined
 from fastconv.cpu.microkernel import gemm_block, gemm_channels, transpose_finished, widest_tile
 from fastconv.cpu.rows import fill_row
-from fastconv.cpu.simd import claim, transpose_block, unpack, vector_width
+from fastconv.cpu.simd import claim, past_vector, transpose_block, unpack, vector_width
 from fastconv.kernels.activations import RELU
 from fastconv.kernels.direct_plan import FIELDS
 from fastconv.kernels.epilogue import activate, bias_of, store_channels, store_row
@@ -48,33 +48,37 @@ def _gemm_to_output(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Pixel form with the output as C, `chunk` pixels at a time, whose part of B stays in L1 or L2 for all `rows`.
 
-    Meanwhile the next part is asked for.
-    Where P is no multiple of a vector the last one begins earlier and computes some pixels again, to the same sums; or
-    `few` pixels are left over, which are dot products: one vector in four of a 7x7 image would serve a single pixel.
-    S[s0:] has room for them: a row of terms for each pixel, vectors of sums, sums.
+    Meanwhile the next part is asked for. Where P is no multiple of a vector the last one begins earlier and computes
+    some pixels again, to the same sums; so does the second where that aligns all later loads. Or `few` pixels are left
+    over, which are dot products: one vector in four of a 7x7 image would serve a single pixel. S[s0:] has room for
+    them: a row of terms for each pixel, vectors of sums, sums.
     """
     W = vector_width(out)
-    relu, line = constants[0] == RELU, 64 // out.itemsize
+    relu, line, many = constants[0] == RELU, 64 // out.itemsize, chunk > widest_tile(mr) * W
     none = P - P  # no rows within a run of pixels
     lanes = s0 + few * K
     for j in range(few):
         for k in range(K):
             S[s0 + j * K + k] = B[b0 + tables[off + k] + P - few + j]
-    p, end = 0, P - few
+    p, end, lead = 0, P - few, 0
+    if few == 0 and taps == 1 < K and P >= 2 * W and (tables[off + 1] - tables[off]) % W == 0:
+        lead = -past_vector(B, b0) % W
     while p < end:
         left = (end - p) // W * W
         cols = left // W // 2 * W if left == chunk + W else min(chunk, left)
         if cols == 0:
             p, cols = end - W, W
         following = p + cols
+        if p < lead:
+            cols, following = W, lead
         height = 16 if cols == W else mr
         k = 0
         while k < K:
             depth = _chain(k, K, taps, KC)
             last = k + depth == K
             ahead = b0 + following + tables[off] if last else b0 + p + tables[off + k + depth]
-            # Of a chunk the hardware sees streams; a panel lies a page away from the one before.
-            lines = cols // line + 1 if cols <= widest_tile(mr) * W and not (last and following == end) else 0
+            # Of many pixels the hardware sees streams; a panel lies a page away from the one before.
+            lines = 0 if many or (last and following == end) else cols // line + 1
             step = _TOGETHER * height if few > 0 else rows
             for r in range(0, rows, step):
                 here, dst = min(step, rows - r), o0 + r * plane + p
