@@ -141,11 +141,6 @@ def clear() -> None:
     _plan.cache_clear()
 
 
-def explain_spec(spec: ConvSpec, *, measure: bool = False, **options: Any) -> Explanation:
-    """Why `plan_spec` chooses as it does for a problem and these options."""
-    return plan_spec(spec, **options).explain(measure)
-
-
 @lru_cache(maxsize=PLANS, typed=True)  # 1.0 must not find the plan of 1
 def _plan(
     spec: ConvSpec,
