@@ -79,10 +79,6 @@ class Plan:
         """
         self.module.run(self.spec, self.params, x, packed, out, epilogue)
 
-    def run_weight(self, x: np.ndarray, grad_output: np.ndarray, out: np.ndarray) -> None:
-        """Compute a weight gradient from x and the output's gradient, both flat in the spec's memory order."""
-        self.module.run(self.spec, self.params, x, grad_output, out)
-
     def explain(self, measure: bool = False) -> Explanation:
         """Why this algorithm was chosen; with `measure`, every algorithm is timed now."""
         return explain_request(self.request, measure)
