@@ -16,9 +16,9 @@ from fastconv.cpu import threads
 
 TESTS = Path(__file__).parent
 SCENARIOS = (
-    "bitwise_equal", "really_parallel", "few_tasks", "eight_threads", "oversubscribed", "asleep", "first_call",
-    "exit_while_busy", "fork_fresh", "fork_after_use", "fork_while_busy", "set_num_threads_1", "signal_handler",
-    "user_prange", "user_prange_beside",
+    "bitwise_equal", "really_parallel", "late_caller", "few_tasks", "eight_threads", "oversubscribed", "asleep",
+    "first_call", "exit_while_busy", "fork_fresh", "fork_after_use", "fork_while_busy", "set_num_threads_1",
+    "signal_handler", "user_prange", "user_prange_beside",
 )  # fmt: skip
 
 

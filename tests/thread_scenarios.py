@@ -121,6 +121,28 @@ def really_parallel() -> None:
         check()
 
 
+def late_caller() -> None:
+    """It looks for sleepers while its helper is still awake, and loses its core before it opens the job."""
+    assert parallel()
+    launch = threads._launch
+
+    def late(*arguments: int) -> int:
+        time.sleep(0.05)
+        return launch(*arguments)
+
+    for _ in range(5):
+        out = np.zeros(2, np.int64)
+        job = np.array([int(5e8)]), np.zeros(1, np.int64), out
+        threads.run(meeting, 2, job, 2)  # the helper is awake
+        assert out.all()
+        out[:], job[1][:] = 0, 0
+        threads._launch = late
+        threads.run(meeting, 2, job, 2)
+        threads._launch = launch
+        assert out.all(), "the tasks ran one after another"
+    check()
+
+
 def few_tasks() -> None:
     out = np.zeros(3, np.int64)
     threads.run(meeting, 1, (np.array([1]), np.zeros(1, np.int64), out), 8)
@@ -382,9 +404,9 @@ def user_prange_beside() -> None:
 SCENARIOS = {
     f.__name__: f
     for f in (
-        bitwise_equal, really_parallel, few_tasks, eight_threads, oversubscribed, asleep, first_call, exit_while_busy,
-        fork_fresh, fork_after_use, fork_while_busy, set_num_threads_1, one_numba_thread, many_numba_threads,
-        signal_handler, user_prange, user_prange_beside,
+        bitwise_equal, really_parallel, late_caller, few_tasks, eight_threads, oversubscribed, asleep, first_call,
+        exit_while_busy, fork_fresh, fork_after_use, fork_while_busy, set_num_threads_1, one_numba_thread,
+        many_numba_threads, signal_handler, user_prange, user_prange_beside,
     )
 }  # fmt: skip
 

@@ -82,7 +82,11 @@ def run(kernel: Any, tasks: int, arrays: tuple[np.ndarray, ...], threads: int) -
         threads = tasks
     if threads > 1:
         threads = _gather(threads)
-    status = _launch(kernel.table, id(arrays), tasks, threads, _board)
+    try:
+        status = _launch(kernel.table, id(arrays), tasks, threads, _board)
+    finally:
+        if threads > 1:
+            _crew.calling.pop(get_ident(), None)
     if status:
         if status != crew.UNKNOWN:  # the only error of kernels, looked for under NUMBA_BOUNDSCHECK=1
             raise IndexError(f"index is out of bounds, in {kernel.name}")
@@ -133,7 +137,10 @@ class _Helper(threading.Thread):
             if _current_core is not None:
                 self.cores = os.sched_getaffinity(0)
             self.crew.asleep.append(self)
-            crew.attend(_board, rounds // 4)  # a job whose caller had looked for sleepers before, and opens it now
+            expecting = True
+            while expecting and self.bell.locked():
+                expecting = self.crew.is_expecting()
+                crew.attend(_board, rounds // 4)  # also a job that was opened before this question
             self.bell.acquire()
             if self.bound and os.sched_getaffinity(0) == self.bound:  # else somebody else has bound it
                 with suppress(OSError):
@@ -162,6 +169,7 @@ class _Crew:
         clear(_words)
         self.helpers: list[_Helper] = []
         self.asleep: list[_Helper] = []
+        self.calling: dict[int, int] = {}  # by thread: the last job when it looked for sleepers
         self.dismissed = False
 
     def gather(self, helpers: int) -> None:
@@ -171,8 +179,13 @@ class _Crew:
             helper = _Helper(self, len(self.helpers) + 1)
             self.helpers.append(helper)
             helper.start()
+        self.calling[get_ident()] = _last_job()
         if self.asleep:
             self.ring(helpers)
+
+    def is_expecting(self) -> bool:
+        """Whether a caller that may have seen nobody asleep has not opened its job yet: it may have lost its core."""
+        return _last_job() in list(self.calling.values())
 
     def ring(self, most: int, taken: Set[int] = frozenset()) -> None:
         """Wake up to so many helpers: two at once, and these the others, as waking one takes some 10 us."""
@@ -196,6 +209,10 @@ class _Crew:
 
 
 _current_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if hasattr(os, "sched_setaffinity") else None
+
+
+def _last_job() -> int:
+    return _words.item(crew.STATE) // crew.GENERATION
 
 
 def clear(board: np.ndarray) -> None:
