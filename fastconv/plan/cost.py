@@ -36,8 +36,8 @@ class Rates:
 # An algorithm may count `transform` in any unit: its rate follows.
 RATES = {
     "fft": Rates(efficiency=0.30, transform=0.076, memory=0.30, call=3.8e-6, plane=67e-9),
-    "winograd_fast": Rates(efficiency=1.0, transform=1.2, memory=0.40, call=4e-6, plane=0.0),
-    "winograd": Rates(efficiency=1.0, transform=1.2, memory=0.40, call=4e-6, plane=0.0),
+    "winograd_fast": Rates(efficiency=1.0, transform=1.2, memory=0.40, call=4e-6, plane=1e-6),
+    "winograd": Rates(efficiency=1.0, transform=1.2, memory=0.40, call=4e-6, plane=1e-6),
     "depthwise": Rates(efficiency=0.77, transform=0.026, memory=0.56, call=1.9e-6, plane=0.0),
     "direct": Rates(efficiency=0.87, transform=0.76, memory=0.24, call=1.2e-6, plane=41e-9),
     "im2col": Rates(efficiency=0.67, transform=0.026, memory=0.55, call=3.8e-6, plane=2e-6),
