@@ -166,7 +166,7 @@ def test_finished_blocks_go_to_rows(dtype):
     """Rows of a run leave alone what lies between rows of the output, and behind the last."""
     rng, W, K = np.random.default_rng(6), isa.width(dtype), 3
     for _ in range(300):
-        rows, height, pitch = int(rng.integers(1, 12)), int(rng.integers(1, 6)), W + int(rng.integers(5 * W))
+        rows, height, pitch = int(rng.integers(1, 12)), int(rng.integers(1, 6)), W + int(rng.integers(8 * W))
         width = int(rng.integers(1, pitch + 1))
         if rng.random() < 0.4:
             width = max(1, width // W) * W  # whole vectors: rows are taken one by one
