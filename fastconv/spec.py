@@ -316,6 +316,11 @@ class ConvSpec:
         return prod(self.out_shape) * self.itemsize
 
     @cached_property
+    def moved_bytes(self) -> int:
+        """Bytes of input, weights and output: what every method has to move once."""
+        return self.input_bytes + self.weight_bytes + self.output_bytes
+
+    @cached_property
     def is_depthwise(self) -> bool:
         """One input channel per group (any channel multiplier)."""
         return self.groups == self.C

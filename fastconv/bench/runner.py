@@ -98,7 +98,7 @@ class Result:
     def intensity(self) -> float:
         """Operations of the direct method for each byte of input, weight and output, all moved once."""
         spec = self.layer.spec
-        elements = (spec.input_bytes + spec.weight_bytes + spec.output_bytes) // spec.itemsize
+        elements = spec.moved_bytes // spec.itemsize
         return spec.flops / (elements * np.dtype(self.dtype).itemsize)
 
     def gflops(self, timing: Timing) -> float:

@@ -45,6 +45,9 @@ from fastconv.cpu.vectors import less
 _WIDEST_32 = {16: 1, 8: 3, 6: 4, 4: 4, 2: 4, 1: 4}
 _WIDEST_16 = {12: 1, 6: 2, 4: 3, 2: 4, 1: 4}
 
+#: Rows to begin with where one vector is left; a CPU without so tall a tile goes down from there.
+TALLEST = max(*_WIDEST_32, *_WIDEST_16)
+
 
 def widest() -> dict[int, int]:
     """The register tiles of this CPU: MR -> its largest NV; every smaller NV exists too."""
@@ -469,7 +472,7 @@ def gemm_channels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, ac
     Meanwhile the block of B behind this one, which is next, is brought into L2: a cache line with each step, until
     all of it is there.
     """
-    mr, i = 16 if nv == 1 else 8, 0
+    mr, i = TALLEST if nv == 1 else 8, 0
     size = K * nv * vector_width(B)
     ahead, end, step = b0 + size, b0 + 2 * size, 64 // B.itemsize
     while i < pixels:

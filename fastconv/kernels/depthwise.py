@@ -134,10 +134,9 @@ def _rolling_parameters(spec: ConvSpec, threads: int) -> Params:
     group, rows, tasks = _tasks(spec, threads, depthwise_rolling.cycles(spec) * spec.OC // spec.C)
     geometry, tables = depthwise_rolling.tables(spec, group, rows)
     zeros = np.zeros(max(spec.OC, spec.input3[2]) + isa.width(spec.dtype), spec.dtype)
-    moved = float(spec.input_bytes + spec.output_bytes + spec.weight_bytes)
     columns = -(-spec.output3[2] // isa.width(spec.dtype)) * isa.width(spec.dtype)
     flops = 2.0 * spec.N * spec.OC * spec.output3[0] * spec.output3[1] * columns * spec.K
-    return Params(geometry, tables, zeros, tasks, threads, 0, 0, Cost(flops, moved, 0.0, tasks), rolls=True)
+    return Params(geometry, tables, zeros, tasks, threads, 0, 0, Cost(flops, spec.moved_bytes, 0.0, tasks), rolls=True)
 
 
 def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
@@ -227,7 +226,7 @@ def _plane_parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     again = 1.2 if spec.kernel3[0] > 1 else 1.0  # sums come back for every depth of the kernel
     cost = Cost(
         flops=2.0 * spec.N * OD * spec.OC * OH * -(-OW // W) * W * spec.K * again,
-        bytes=float(spec.input_bytes + spec.output_bytes + spec.weight_bytes),
+        bytes=spec.moved_bytes,
         transform=float(spec.N * spec.C * OD * tiles * (0 if in_place else phases * plane)),
         tasks=tasks,
     )

@@ -58,16 +58,15 @@ def once(spec: ConvSpec, params: Params, threads: int, limit: int) -> Params:
     """For weights that are used once, given what serves prepared ones: a form that reads them as they lie, or that."""
     alone = replace(spec, N=1)
     candidates = _candidates(spec, params, threads, limit)
-    if (alone, 1) == (spec, threads):
-        return min(candidates, key=lambda p: _once(spec, p))
-    one = parameters(alone, 1, limit)
-    if isinstance(one, str):
-        return params
-    # As in `parameters`: with another order of sums the choice is that of one image and one thread, for all.
-    form = min(_candidates(alone, one, 1, limit), key=lambda p: _once(alone, p)).form
-    ordered = form == "dots" or direct_plan.few_pixels(direct_plan.as_line(spec))
-    same = [p for p in candidates if (p.form == form if ordered else p.form != "dots")]
-    return min(same, key=lambda p: _once(spec, p), default=params)
+    few = direct_plan.few_pixels(direct_plan.as_line(spec)) > 0
+    if (alone, 1) != (spec, threads) and (few or any(p.form == "dots" for p in candidates)):
+        # As in `parameters`: with another order of sums the choice is that of one image and one thread, for all.
+        one = parameters(alone, 1, limit)
+        if isinstance(one, str):
+            return params
+        form = min(_candidates(alone, one, 1, limit), key=lambda p: _once(alone, p)).form
+        candidates = [p for p in candidates if (p.form == form if few or form == "dots" else p.form != "dots")]
+    return min(candidates, key=lambda p: _once(spec, p), default=params)
 
 
 def _candidates(spec: ConvSpec, params: Params, threads: int, limit: int) -> list[Params]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastconv.cpu.dots import add_lanes, dot_few_block
 from fastconv.cpu.jit import inline, kernel, outlined
-from fastconv.cpu.microkernel import gemm_block, gemm_channels, transpose_finished, widest_tile
+from fastconv.cpu.microkernel import TALLEST, gemm_block, gemm_channels, transpose_finished, widest_tile
 from fastconv.cpu.rows import fill_row
 from fastconv.cpu.simd import claim, past_vector, transpose_block, unpack, vector_width
 from fastconv.kernels.activations import RELU
@@ -55,7 +55,7 @@ def _gemm_to_output(  # type: ignore[no-untyped-def]
     """
     W = vector_width(out)
     relu, line, many = constants[0] == RELU, 64 // out.itemsize, chunk > widest_tile(mr) * W
-    none = P - P  # no rows within a run of pixels
+    none = P - P  # no rows within a run of pixels: a zero that is no literal, see `_gemm`
     lanes = s0 + few * K
     for j in range(few):
         for k in range(K):
@@ -71,7 +71,7 @@ def _gemm_to_output(  # type: ignore[no-untyped-def]
         following = p + cols
         if p < lead:
             cols, following = W, lead
-        height = 16 if cols == W else mr
+        height = TALLEST if cols == W else mr
         k = 0
         while k < K:
             depth = _chain(k, K, taps, KC)

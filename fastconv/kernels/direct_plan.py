@@ -16,7 +16,7 @@ import numpy as np
 from fastconv.cpu import isa, workspace
 from fastconv.cpu.caches import cache_sizes
 from fastconv.cpu.dots import most_products
-from fastconv.cpu.microkernel import widest
+from fastconv.cpu.microkernel import TALLEST, widest
 from fastconv.kernels.common import Cost, ceil_div, chain, channel_chain
 from fastconv.kernels.input_tile import TILE_FIELDS, InputTile
 from fastconv.spec import ConvSpec
@@ -134,7 +134,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         blocks = 1 if CB >= C else vector_blocks(OCP, W)
         sums = blocks * (P + W) * c_row + (0 if spec.channels_last else W * transposed_row(TH * TW, W, size))
         vectors = -(-OCP // W)
-        inner = tile_cycles(P, nv, True, 16 if nv == 1 else 8) * vectors / nv
+        inner = tile_cycles(P, nv, True, TALLEST if nv == 1 else 8) * vectors / nv
         finish = OCP * P * (0.12 if spec.channels_last else _store_cycles(spec))
         inner += P / 8 * vectors * 6 / min(K, chain(spec))
     else:
@@ -147,7 +147,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         # short rows pay only with many terms (3x3, 16 -> 16 channels a group, 14x14: 0.9; 4 -> 4, 56x56: 1.05).
         by_rows = cut.pitch >= W and not spec.channels_last and (TW >= 6 * W or K >= 96)
         sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
-        inner = tile_cycles(OCP, vectors, False, 16 if vectors == 1 else mr)
+        inner = tile_cycles(OCP, vectors, False, TALLEST if vectors == 1 else mr)
         finish = 40.0 * -(-OCP // mr) * -(-vectors // widest()[mr]) * -(-K // chain(spec))
         if (in_place or CB >= C) and (TH == 1 or (cut.pitch == OW and TW == OW)) and not spec.channels_last:
             chunk = chunk_of(P, K, min(K, chain(spec)), size, widest()[mr] * W)
@@ -214,8 +214,7 @@ def few_pixels(spec: ConvSpec) -> int:
 
 def beyond_L2(spec: ConvSpec) -> float:
     """Bytes read and written, none if all of them stay in L2."""
-    moved = spec.input_bytes + spec.output_bytes + spec.weight_bytes
-    return float(moved) if moved > cache_sizes()[1] * 3 // 4 else 0.0
+    return float(spec.moved_bytes) if spec.moved_bytes > cache_sizes()[1] * 3 // 4 else 0.0
 
 
 def transposed_row(P: int, W: int, size: int) -> int:
@@ -270,13 +269,14 @@ def choose(spec: ConvSpec, threads: int, limit: int, forms: tuple[bool, ...] = (
     parts = {
         unit: {min(OC, ceil_div(ceil_div(OC, n), unit) * unit) for n in (1, 2, 4, 8)} for unit in (W, row_tile(OC))
     }
+    few = few_pixels(spec)
     for cut in _tiles(spec):
         for channels_form in forms:
             # The channel form may use any unpadded input where it lies, or pack it, which gathers strided pixels once.
             places = ([True, False] if unpadded else [False]) if channels_form else [_pixels_in_place(spec)]
             if not channels_form and (cut.images > 1 or cut.TW < min(3 * W, spec.output3[2])):
                 continue
-            if not channels_form and few_pixels(spec) and cut.TW < (OW := spec.output3[2]):
+            if not channels_form and few and cut.TW < (OW := spec.output3[2]):
                 if cut.TW % W or (OW - 1) % cut.TW + 1 < W:
                     continue  # in every cut the same pixels are dot products
             if places == [True] and cut.TW < spec.output3[2] and cut.TH > 1:

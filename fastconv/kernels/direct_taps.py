@@ -105,8 +105,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | None:
     other += prod(spec.output) * vectors * (2.0 if spec.channels_last else 0.5 * W)
     other += 400.0 * OD * ceil_div(OH, TH) + turned * 0.5 * threads
     tasks = spec.N * G * OD * ceil_div(OH, TH) * ceil_div(OC, OCP)
-    moved = float(spec.input_bytes + spec.output_bytes + spec.weight_bytes)
-    cost = Cost.of_cycles(spec, spec.N * G * compute, spec.N * G * other, moved, tasks, threads)
+    cost = Cost.of_cycles(spec, spec.N * G * compute, spec.N * G * other, spec.moved_bytes, tasks, threads)
     return Params(
         "taps", geometry, np.concatenate(sections), OCP, blocks, tasks, threads, per_thread,
         per_thread * threads * size, cost,

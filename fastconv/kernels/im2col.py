@@ -96,7 +96,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     outputs = spec.N * spec.OC * OP
     cost = Cost(
         flops=2.0 * outputs * spec.K * (-(-OP // W) * W / OP),
-        bytes=float(spec.input_bytes + spec.output_bytes + spec.weight_bytes),
+        bytes=spec.moved_bytes,
         transform=float(
             spec.N * spec.groups * -(-OC // ocp) * spec.K * OP * (8 if spec.channels_last else 1) + outputs
         ),

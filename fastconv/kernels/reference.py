@@ -68,7 +68,7 @@ def _steps(channels: int, size: tuple[int, int, int], channels_last: bool) -> tu
 
 def cost(spec: ConvSpec, params: Params) -> Cost:
     tasks = spec.N * spec.OC * spec.output3[0] * spec.output3[1]
-    return Cost(spec.flops, spec.input_bytes + spec.weight_bytes + spec.output_bytes, 0, tasks)
+    return Cost(spec.flops, spec.moved_bytes, 0, tasks)
 
 
 def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:

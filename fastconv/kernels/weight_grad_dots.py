@@ -233,10 +233,9 @@ def _finished(
     geometry = [*geometry, shared]
     assert len(geometry) == FIELDS
     tasks = blocks * parts
-    moved = float(spec.input_bytes + spec.output_bytes + spec.weight_bytes)
     return Params(
         form, np.array(geometry, np.int64), np.array(tile.geometry(), np.int64),
         np.concatenate([*tile.tables(), shifts]).astype(np.int64), tasks,
         ceil_div(weights, REDUCED) if parts > 1 else 0, threads, elements, elements * spec.itemsize, limit,
-        Cost.of_cycles(spec, cycles - cutting, cutting, moved, tasks, threads),
+        Cost.of_cycles(spec, cycles - cutting, cutting, spec.moved_bytes, tasks, threads),
     )  # fmt: skip

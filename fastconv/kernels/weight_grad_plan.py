@@ -169,8 +169,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | str:
     )  # fmt: skip
     assert len(geometry) == FIELDS
     tasks = best.tasks * parts
-    moved = float(full.input_bytes + full.output_bytes + full.weight_bytes)
-    cost = Cost.of_cycles(spec, best.compute, best.other, moved, tasks, threads)
+    cost = Cost.of_cycles(spec, best.compute, best.other, full.moved_bytes, tasks, threads)
     reductions = best.tasks * ceil_div(best.CB * taps, REDUCED) if parts > 1 else 0
     return Params(
         by_taps, geometry, np.array(tile.geometry(), np.int64), np.concatenate(sections).astype(np.int64), tasks,

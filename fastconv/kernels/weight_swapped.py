@@ -62,7 +62,7 @@ class Swapped:
         cost = self.module.cost(params.spec, params.params)
         work = getattr(self.module, "prepare_cost", None)
         prepare = Cost(0, 0, 0, 1) if work is None else work(params.spec, params.params)
-        copies = 4 * (params.spec.input_bytes + params.spec.weight_bytes + params.spec.output_bytes)
+        copies = 4 * params.spec.moved_bytes
         return Cost(
             cost.flops + prepare.flops, cost.bytes + prepare.bytes + copies, cost.transform + prepare.transform,
             cost.tasks,

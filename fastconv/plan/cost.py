@@ -82,8 +82,7 @@ class Machine:
 
     def roof_seconds(self, spec: ConvSpec, threads: int = 1) -> float:
         """Time that no direct method can beat: all multiply-adds at peak, or every array moved once."""
-        moved = spec.input_bytes + spec.weight_bytes + spec.output_bytes
-        return max(spec.flops / self.peak_flops(spec.dtype, threads), moved / self.bandwidth(threads))
+        return max(spec.flops / self.peak_flops(spec.dtype, threads), spec.moved_bytes / self.bandwidth(threads))
 
 
 def seconds(algorithm: str, cost: Cost, spec: ConvSpec, threads: int, machine: Machine) -> float:
