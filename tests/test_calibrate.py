@@ -161,7 +161,25 @@ def test_multiply_add_loop_computes():
         assert sums == pytest.approx(2.0 * peak.CHAINS)
     sums = np.zeros(1, np.int64)
     threads.run(peak._compute, 1, (np.array([2]), sums), 1)
-    assert sums[0] == sum((chain * 3 + 7) * 3 + 7 for chain in range(peak.CHAINS))
+    assert sums[0] == sum((chain * 3 + 7) * 3 + 7 for chain in range(3, 3 + peak.CHAINS))
+
+
+def test_no_multiply_add_of_the_loop_is_left_out():
+    """A chain that begins at its fixed point is a constant for LLVM: the roof would be that much too high."""
+    import numba
+    import numpy as np
+
+    @numba.njit
+    def loop(like, rounds):
+        return peak._multiply_adds(like, rounds)
+
+    for dtype in ("float32", "float64"):
+        loop(np.zeros(1, dtype), 10)
+    instruction = {"AVX-512": "vfmadd", "AVX2+FMA": "vfmadd", "NEON": "fmla"}.get(isa.name())
+    for code in loop.inspect_asm().values() if instruction else ():
+        found = code.count(instruction)
+        assert found > 0
+        assert found % peak.CHAINS == 0
 
 
 def test_calibration_layers_fit_every_algorithm(folder, monkeypatch):

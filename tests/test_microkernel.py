@@ -35,17 +35,18 @@ INSIDE = "FASTCONV_TEST_CPU"
 
 @cached
 def _tile(
-    mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, relu
+    mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, relu,
+    times, down,
 ):  # fmt: skip
     microkernel(
         mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, relu,
-        b0,
+        times, down, b0, 1, last,
     )  # fmt: skip
 
 
 @cached
-def _tile_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate):
-    microkernel_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate, 0, 0)
+def _tile_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate, times):
+    microkernel_channels(mr, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, accumulate, times, b0, 1)
 
 
 @cached
@@ -120,8 +121,33 @@ def test_pixel_tiles_equal_their_twin(dtype, accumulate):
                     bias = _integers(rng, (mr + 4) * with_bias, dtype)
                     arguments = (mr, nv, A, 3, a_row, a_col, B, 1, off, 2, K, C, 2, C_row, accumulate)
                     microkernel_twin(*arguments, want, 7, C_row + 3, last, bias, 4, relu)
-                    _tile(*arguments, got, 7, C_row + 3, last, bias, 4, relu)
+                    _tile(*arguments, got, 7, C_row + 3, last, bias, 4, relu, 1, True)
                     np.testing.assert_array_equal(got, want, err_msg=f"{mr}x{nv} K={K} a_row={a_row} {last}")
+
+
+@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_repeated_tiles_equal_their_twins(dtype, down):
+    """Three tiles one below another, or beside another: each has its own rows of A and bias, or columns of B."""
+    rng, W, K, times = np.random.default_rng(8), isa.width(dtype), 5, 3
+    for mr, nv in tiles():
+        for a_row, a_col in ((K + 3, 1), (1, 3 * mr)):
+            A, B = _integers(rng, 3 * mr * (K + 3) + 9, dtype), _integers(rng, times * nv * W + 60, dtype)
+            off, bias = rng.integers(0, 50, K + 2), _integers(rng, 3 * mr + 4, dtype)
+            C_row = times * nv * W + 5
+            C = _integers(rng, 3 * mr * C_row + 2, dtype)
+            want, got = np.full(2 * C.size, 99, dtype), np.full(2 * C.size, 99, dtype)
+            for t in range(times):
+                i, j = (t * mr, 0) if down else (0, t * nv * W)
+                microkernel_twin(
+                    mr, nv, A, 3 + i * a_row, a_row, a_col, B, 1 + j, off, 2, K, C, 2 + i * C_row + j, C_row, True,
+                    want, 7 + i * (C_row + 3) + j, C_row + 3, True, bias, 4 + i, True,
+                )  # fmt: skip
+            _tile(
+                mr, nv, A, 3, a_row, a_col, B, 1, off, 2, K, C, 2, C_row, True, got, 7, C_row + 3, True, bias, 4, True,
+                times, down,
+            )  # fmt: skip
+            np.testing.assert_array_equal(got, want, err_msg=f"{mr}x{nv} a_row={a_row}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -129,14 +155,14 @@ def test_pixel_tiles_equal_their_twin(dtype, accumulate):
 def test_channel_tiles_equal_their_twin(dtype, accumulate):
     rng, W = np.random.default_rng(2), isa.width(dtype)
     for mr, nv in tiles():
-        for K in (1, 2, 5):
+        for K, times in ((1, 1), (2, 3), (5, 2)):
             A, B = _integers(rng, 120, dtype), _integers(rng, K * nv * W + 3, dtype)
-            off, at = rng.integers(0, 50, K + 2), rng.integers(0, 50, mr + 1)
-            C = _integers(rng, mr * (nv * W + 5) + 2, dtype)
+            off, at = rng.integers(0, 50, K + 2), rng.integers(0, 50, times * mr + 1)
+            C = _integers(rng, times * mr * (nv * W + 5) + 2, dtype)
             want, got = C.copy(), C.copy()
-            arguments = (mr, nv, A, 4, at, 1, off, 2, K, B, 3)
-            microkernel_channels_twin(*arguments, want, 2, nv * W + 5, accumulate)
-            _tile_channels(*arguments, got, 2, nv * W + 5, accumulate)
+            arguments = (nv, A, 4, at, 1, off, 2, K, B, 3)
+            microkernel_channels_twin(times * mr, *arguments, want, 2, nv * W + 5, accumulate)
+            _tile_channels(mr, *arguments, got, 2, nv * W + 5, accumulate, times)
             np.testing.assert_array_equal(got, want, err_msg=f"{mr}x{nv} K={K}")
 
 

@@ -34,6 +34,7 @@ from fastconv.cpu.simd import (
     i64,
     opaque,
     prefetch_line,
+    repeated,
     vector_width,
 )
 from fastconv.cpu.vectors import less
@@ -151,76 +152,76 @@ def _array(context: Any, b: Any, kind: Any, array: Any, index: Any) -> tuple[Any
 def microkernel(
     typingctx: Any, mr: Any, nv: Any, A: Any, a0: Any, a_row: Any, a_col: Any, B: Any, b0: Any, off: Any, k0: Any,
     K: Any, C: Any, c0: Any, c_row: Any, accumulate: Any, D: Any, d0: Any, d_row: Any, last: Any, bias: Any, oc: Any,
-    relu: Any, ahead: Any,
+    relu: Any, times: Any, down: Any, ahead: Any, lines: Any, fetch: Any,
 ) -> Any:  # fmt: skip
     """D[d0 + i*d_row + j] = sum_k A[a0 + i*a_row + k*a_col] * B[b0 + off[k0 + k] + j], 0 <= k < K, K >= 1.
 
     C[c0 + i*c_row + j] is added if `accumulate`, bias[oc + i] (unless bias is empty) if `last`; then comes relu if it
-    is wanted. Step k asks for the cache line of B[ahead + off[k0 + k]] to be brought into L2, and for the first line
-    behind its vectors into L1. (mr, nv) is one of `tiles()`; anything else computes nothing.
+    is wanted. (mr, nv) is one of `tiles()`; anything else computes nothing.
+
+    The same for `times` >= 1 tiles one below another (`down`), or beside another. Meanwhile data used next come nearer:
+    step k asks for the first line behind its vectors, into L1, and for the line of B[ahead + off[k0 + k]], into L2. Of
+    tiles beside each other each asks at its own columns behind `ahead`, below each other for one line after another; as
+    many as `lines` do. With `fetch` lines of D are asked for before the sums are begun.
     """
     dtype = element_dtype(A, B, C, D, bias)
     n, flag = types.int64, types.boolean
-    signature = types.void(n, n, A, n, n, n, B, n, off, n, n, C, n, n, flag, D, n, n, flag, bias, n, flag, n)
+    signature = types.void(
+        n, n, A, n, n, n, B, n, off, n, n, C, n, n, flag, D, n, n, flag, bias, n, flag, n, flag, n, n, flag
+    )
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         e = Emitter(b, dtype)
         mr_, nv_, A_, a0_, a_row_, a_col_, B_, b0_, off_, k0_, K_, C_, c0_, c_row_, accumulate_ = args[:15]
-        D_, d0_, d_row_, last_, bias_, oc_, relu_, ahead_ = args[15:]
-        pa = array_pointer(context, b, sig.args[2], A_, a0_)
-        pb = array_pointer(context, b, sig.args[6], B_, b0_)
-        next_b = array_pointer(context, b, sig.args[6], B_, ahead_)
+        D_, d0_, d_row_, last_, bias_, oc_, relu_, times_, down_, ahead_, lines_, fetch_ = args[15:]
         po = array_pointer(context, b, sig.args[8], off_, k0_)
-        pc = array_pointer(context, b, sig.args[11], C_, c0_)
-        pd = array_pointer(context, b, sig.args[15], D_, d0_)
         biases, has_bias = _array(context, b, sig.args[19], bias_, oc_)
         add_bias, rectify = b.and_(last_, has_bias), b.and_(last_, relu_)
-
-        def finish(sums: _Sums) -> _Sums:
-            return _rectified(e, _biased(e, sums, biases, add_bias), rectify)
+        starts = [
+            array_pointer(context, b, sig.args[at], array, index)
+            for at, array, index in ((2, A_, a0_), (6, B_, b0_), (6, B_, ahead_), (11, C_, c0_), (15, D_, d0_))
+        ]
+        starts.append(biases)
 
         def emit(mr: int, nv: int) -> None:
-            rows = [opaque(b, b.gep(pa, [b.mul(a_row_, i64(i))])) for i in range(min(mr, 8))]
-            below = b.mul(a_row_, i64(8))
+            high, wide, line = i64(mr), i64(nv * e.width), i64(64 // e.itemsize)
+            across = [i64(0), wide, wide, wide, wide, i64(0)]
+            below = [b.mul(high, a_row_), i64(0), line, b.mul(high, c_row_), b.mul(high, d_row_), high]
+            steps = [b.select(down_, one, other) for one, other in zip(below, across, strict=True)]
+            with repeated(b, times_, starts, steps) as (t, (pa, pb, next_b, pc, pd, here)):
+                next_b = b.select(b.icmp_signed("<", t, lines_), next_b, pb)
+                rows = [opaque(b, b.gep(pa, [b.mul(a_row_, i64(i))])) for i in range(min(mr, 8))]
+                eighth = b.mul(a_row_, i64(8))
 
-            def step(k: Any) -> tuple[list[Any], Any]:
-                column, place = b.mul(k, a_col_), b.load(b.gep(po, [k]))
-                vectors = b.gep(pb, [place])
-                scalars = [b.gep(row, [column]) for row in rows]
-                if mr > 8:  # there are 15 registers for pointers: each serves the row 8 below it, too
-                    scalars = [opaque(b, scalar) for scalar in scalars]
-                    scalars += [b.gep(scalar, [below]) for scalar in scalars[: mr - 8]]
-                else:
-                    prefetch_line(b, b.gep(next_b, [place]))
-                    prefetch_line(b, b.gep(vectors, [i64(nv * e.width)]), near=True)
-                return scalars, vectors
+                def step(k: Any) -> tuple[list[Any], Any]:
+                    column, place = b.mul(k, a_col_), b.load(b.gep(po, [k]))
+                    vectors = b.gep(pb, [place])
+                    scalars = [b.gep(row, [column]) for row in rows]
+                    if mr > 8:  # there are 15 registers for pointers: each serves the row 8 below it, too
+                        scalars = [opaque(b, scalar) for scalar in scalars]
+                        scalars += [b.gep(scalar, [eighth]) for scalar in scalars[: mr - 8]]
+                    else:
+                        prefetch_line(b, b.gep(next_b, [place]))
+                        prefetch_line(b, b.gep(vectors, [wide]), near=True)
+                    return scalars, vectors
 
-            c_rows, d_rows = (
-                [b.gep(first, [b.mul(row, i64(i))]) for i in range(mr)] for first, row in ((pc, c_row_), (pd, d_row_))
-            )
-            _emit_tile(e, mr, nv, step, c_rows, K_, accumulate_, d_rows, finish)
+                def finish(sums: _Sums) -> _Sums:
+                    return _rectified(e, _biased(e, sums, here, add_bias), rectify)
+
+                c_rows, d_rows = (
+                    [b.gep(first, [b.mul(row, i64(i))]) for i in range(mr)]
+                    for first, row in ((pc, c_row_), (pd, d_row_))
+                )
+                with b.if_then(fetch_), cgutils.for_range(b, high, intp=I64) as row:
+                    start = b.gep(pd, [b.mul(row.index, d_row_)])
+                    for vector in range(nv + 1):  # unaligned, they lie in so many lines
+                        prefetch_line(b, b.gep(start, [i64(vector * e.width)]), near=True, write=True)
+                _emit_tile(e, mr, nv, step, c_rows, K_, accumulate_, d_rows, finish)
 
         each_tile(b, mr_, nv_, tiles(), emit)
         return context.get_dummy_value()
 
     return signature, codegen
-
-
-@intrinsic
-def fetch_rows(typingctx: Any, out: Any, o0: Any, plane: Any, rows: Any) -> Any:
-    """Ask for the lines of out[o0 + i*plane], i < rows, that the widest register tile will write."""
-    dtype, n = element_dtype(out), types.int64
-
-    def codegen(context: Any, b: Any, sig: Any, a: Any) -> Any:
-        first = array_pointer(context, b, sig.args[0], a[0], a[1])
-        width = Emitter(b, dtype).width
-        with cgutils.for_range(b, a[3], intp=I64) as row:
-            start = b.gep(first, [b.mul(row.index, a[2])])
-            for vector in range(max(widest().values())):
-                prefetch_line(b, b.gep(start, [i64(vector * width)]), near=True, write=True)
-        return context.get_dummy_value()
-
-    return types.void(out, n, n, n), codegen
 
 
 @intrinsic
@@ -262,35 +263,42 @@ def move_vector(
 @intrinsic
 def microkernel_channels(
     typingctx: Any, mr: Any, nv: Any, A: Any, a0: Any, at: Any, p0: Any, off: Any, k0: Any, K: Any, B: Any, b0: Any,
-    C: Any, c0: Any, c_row: Any, accumulate: Any, ahead: Any, step: Any,
+    C: Any, c0: Any, c_row: Any, accumulate: Any, times: Any, ahead: Any, lines: Any,
 ) -> Any:  # fmt: skip
     """C[c0 + i*c_row + j] (+)= sum_k A[a0 + at[p0 + i] + off[k0 + k]] * B[b0 + k*nv*W + j], 0 <= k < K, K >= 1.
 
-    Step k asks for the cache line of B[ahead + k*step] to be brought into L2.
+    The same for the next rows, `times` >= 1 tiles in all. Each of the first `lines` asks for K cache lines behind
+    B[ahead] and those before it, to be brought into L2.
     """
     dtype = element_dtype(A, B, C)
     n = types.int64
-    signature = types.void(n, n, A, n, at, n, off, n, n, B, n, C, n, n, types.boolean, n, n)
+    signature = types.void(n, n, A, n, at, n, off, n, n, B, n, C, n, n, types.boolean, n, n, n)
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         e = Emitter(b, dtype)
-        mr_, nv_, A_, a0_, at_, p0_, off_, k0_, K_, B_, b0_, C_, c0_, c_row_, accumulate_, ahead_, step_ = args
+        mr_, nv_, A_, a0_, at_, p0_, off_, k0_, K_, B_, b0_, C_, c0_, c_row_, accumulate_, times_, ahead_, lines_ = args
         pa = array_pointer(context, b, sig.args[2], A_, a0_)
-        pp = array_pointer(context, b, sig.args[4], at_, p0_)
         po = array_pointer(context, b, sig.args[6], off_, k0_)
         pb = array_pointer(context, b, sig.args[9], B_, b0_)
-        next_b = array_pointer(context, b, sig.args[9], B_, ahead_)
-        pc = array_pointer(context, b, sig.args[11], C_, c0_)
+        starts = [
+            array_pointer(context, b, sig.args[at], array, index)
+            for at, array, index in ((4, at_, p0_), (9, B_, ahead_), (11, C_, c0_))
+        ]
+        line = i64(64 // e.itemsize)
 
         def emit(mr: int, nv: int) -> None:
-            pixels = [b.gep(pa, [b.load(b.gep(pp, [i64(i)]))]) for i in range(mr)]
+            steps = [i64(mr), b.mul(K_, line), b.mul(c_row_, i64(mr))]
+            with repeated(b, times_, starts, steps) as (t, (pp, next_b, pc)):
+                asks = b.icmp_signed("<", t, lines_)
+                next_b, far = b.select(asks, next_b, pb), b.select(asks, line, i64(0))
+                pixels = [b.gep(pa, [b.load(b.gep(pp, [i64(i)]))]) for i in range(mr)]
 
-            def step(k: Any) -> tuple[list[Any], Any]:
-                place = b.load(b.gep(po, [k]))
-                prefetch_line(b, b.gep(next_b, [b.mul(k, step_)]))
-                return [b.gep(pixel, [place]) for pixel in pixels], b.gep(pb, [b.mul(k, i64(nv * e.width))])
+                def step(k: Any) -> tuple[list[Any], Any]:
+                    place = b.load(b.gep(po, [k]))
+                    prefetch_line(b, b.gep(next_b, [b.mul(k, far)]))
+                    return [b.gep(pixel, [place]) for pixel in pixels], b.gep(pb, [b.mul(k, i64(nv * e.width))])
 
-            _emit_tile(e, mr, nv, step, [b.gep(pc, [b.mul(c_row_, i64(i))]) for i in range(mr)], K_, accumulate_)
+                _emit_tile(e, mr, nv, step, [b.gep(pc, [b.mul(c_row_, i64(i))]) for i in range(mr)], K_, accumulate_)
 
         each_tile(b, mr_, nv_, tiles(), emit)
         return context.get_dummy_value()
@@ -433,6 +441,7 @@ def gemm_block(  # type: ignore[no-untyped-def]
             mr -= 1
         most = widest_tile(mr)
         q = row = column = 0
+        high = 1
         while q < cols:  # 2. nv vectors of B
             left = (width - column) // W if whole else (cols - q + W - 1) // W
             nv = min(left, most)
@@ -440,29 +449,35 @@ def gemm_block(  # type: ignore[no-untyped-def]
                 nv = (left + 1) // 2  # two middling tiles run faster than a full one and a sliver
             c = c0 + i * c_row + q
             D, d, d_row = C, c, c_row
-            split = False
-            if last:
-                place = o0 + i * plane + row * line + column
-                if line > 0:
-                    fetch_rows(out, place, plane, mr)
-                split = residual.size > 0 or column + nv * W > width
-                if not split:
-                    D, d, d_row = out, place, plane
+            split = last and (residual.size > 0 or column + nv * W > width)
+            if last and not split:
+                D, d, d_row = out, o0 + i * plane + row * line + column, plane
+            down, times = q == 0 and nv * W >= cols, 1
+            if down and not split:
+                high = times = (rows - i) // mr
+            elif left >= most + 2 and not split:
+                times = (left - 2) // most
+                if last:
+                    times = min(times, (width - column) // (nv * W))
             microkernel(
                 mr, nv, A, a0 + i * a_row, a_row, 1, B, b0 + q, off, k0, K, C, c, c_row, accumulate, D, d, d_row,
-                last, bias, oc + i, relu and residual.size == 0, (ahead if lines > 0 else b0) + q,
+                last, bias, oc + i, relu and residual.size == 0, times, down, ahead + q,
+                lines if down else times if lines > 0 else 0, last and line > 0,
             )  # fmt: skip
             if split:
                 _move_to_rows(
                     mr, nv, q, C, c, c_row, out, (o0 + i * plane, plane, pitch, width, height, line), residual, relu
                 )  # fmt: skip
-            q, column = q + nv * W, column + nv * W
+            if not down:
+                q, column = q + times * nv * W, column + times * nv * W
+            else:
+                q = cols
             if whole and column == width:
                 q, row, column = q + pitch - width, row + 1, 0
             while not whole and last and line > 0 and column >= pitch:
                 row, column = row + 1, column - pitch
-        i += mr
-        ahead, lines = ahead + step, lines - 1
+        i += mr * high
+        ahead, lines = ahead + step * high, lines - high
 
 
 @inline
@@ -473,18 +488,17 @@ def gemm_channels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, C, c0, c_row, ac
     all of it is there.
     """
     mr, i = TALLEST if nv == 1 else 8, 0
-    size = K * nv * vector_width(B)
-    ahead, end, step = b0 + size, b0 + 2 * size, 64 // B.itemsize
+    line = 64 // B.itemsize
+    ahead, lines = b0 + K * nv * vector_width(B), nv * vector_width(B) // line
     while i < pixels:
         while mr > pixels - i or widest_tile(mr) < nv:
             mr -= 1
-        if ahead >= end:
-            ahead, step = b0, 0
+        times = (pixels - i) // mr
         microkernel_channels(
-            mr, nv, A, a0, at, p0 + i, off, k0, K, B, b0, C, c0 + i * c_row, c_row, accumulate, ahead, step
+            mr, nv, A, a0, at, p0 + i, off, k0, K, B, b0, C, c0 + i * c_row, c_row, accumulate, times, ahead, lines
         )
-        ahead += K * step
-        i += mr
+        ahead, lines = ahead + times * K * line, lines - times
+        i += times * mr
 
 
 @inline

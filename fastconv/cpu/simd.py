@@ -6,7 +6,8 @@ An `Emitter` wraps one LLVM builder for one element type and emits whole-registe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,25 @@ def each_tile(
         b.position_at_end(block)
         emit(i, j)
         b.branch(end)
+    b.position_at_end(end)
+
+
+@contextmanager
+def repeated(b: Any, times: Any, starts: Sequence[Any], steps: Sequence[Any]) -> Iterator[tuple[Any, list[Any]]]:
+    """The body `times` >= 1 times, with its number and pointers that go on by a step of elements after each."""
+    before, body, end = b.block, b.append_basic_block("again"), b.append_basic_block("over")
+    b.branch(body)
+    b.position_at_end(body)
+    t = b.phi(I64)
+    pointers = [b.phi(start.type) for start in starts]
+    yield t, pointers
+    further = b.add(t, i64(1))
+    t.add_incoming(i64(0), before)
+    t.add_incoming(further, b.block)
+    for pointer, start, step in zip(pointers, starts, steps, strict=True):
+        pointer.add_incoming(start, before)
+        pointer.add_incoming(b.gep(pointer, [step]), b.block)
+    b.cbranch(b.icmp_signed("<", further, times), body, end)
     b.position_at_end(end)
 
 

@@ -14,9 +14,6 @@ from fastconv.kernels.input_tile import TILE_FIELDS, cut_tile
 
 _ALL = TILE_FIELDS + FIELDS
 
-# At two places, as one function: a literal number among the arguments would be a type of its own, and a second one.
-_gemm = outlined(gemm_block.py_func)
-
 
 @inline
 def _chain(k, end, taps, KC):  # type: ignore[no-untyped-def]
@@ -41,61 +38,71 @@ def _store_rows(C, c0, c_row, pitch, base, plane, OW, height, width, rows, oc, b
 _TOGETHER = 4
 
 
-@inline
-def _gemm_to_output(  # type: ignore[no-untyped-def]
-    rows, P, few, chunk, mr, A, a0, K, taps, KC, B, b0, tables, off, out, o0, plane, bias, oc, residual, constants, S,
-    s0, of_rows,
+@outlined
+def _gemm(  # type: ignore[no-untyped-def]
+    rows, P, few, chunk, mr, A, a0, K, depth, taps, KC, B, b0, tables, off, accumulate, complete, C, c0, c_row, out,
+    target, bias, oc, residual, constants, S, s0, of_rows,
 ):  # fmt: skip
-    """Pixel form with the output as C, `chunk` pixels at a time, whose part of B stays in L1 or L2 for all `rows`.
+    """`depth` terms of the pixel form, chain by chain: rows of A are K apart, those of C `c_row`.
 
+    If `complete` holds sums are finished and stored in `out`, as `gemm_block` does it with `target`.
+
+    With `chunk` C is the output, taken so many pixels at a time, whose part of B stays in L1 or L2 for all `rows`.
     Meanwhile the next part is asked for. Where P is no multiple of a vector the last one begins earlier and computes
     some pixels again, to the same sums; so does the second where that aligns all later loads. Or `few` pixels are left
     over, which are dot products: one vector in four of a 7x7 image would serve a single pixel. S[s0:] has room for
     them: a row of terms for each pixel, vectors of sums, sums.
     """
-    W = vector_width(out)
-    relu, line, many = constants[0] == RELU, 64 // out.itemsize, chunk > widest_tile(mr) * W
-    none = P - P  # no rows within a run of pixels: a zero that is no literal, see `_gemm`
+    W = vector_width(C)
+    o0, plane, pitch, width, height, line = target
+    relu, step, many = constants[0] == RELU, 64 // C.itemsize, chunk > widest_tile(mr) * W
     lanes = s0 + few * K
     for j in range(few):
         for k in range(K):
             S[s0 + j * K + k] = B[b0 + tables[off + k] + P - few + j]
     p, end, lead = 0, P - few, 0
-    if few == 0 and taps == 1 < K and P >= 2 * W and (tables[off + 1] - tables[off]) % W == 0:
+    if chunk > 0 and few == 0 and taps == 1 < K and P >= 2 * W and (tables[off + 1] - tables[off]) % W == 0:
         lead = -past_vector(B, b0) % W
     while p < end:
-        left = (end - p) // W * W
-        cols = left // W // 2 * W if left == chunk + W else min(chunk, left)
-        if cols == 0:
-            p, cols = end - W, W
-        following = p + cols
-        if p < lead:
-            cols, following = W, lead
-        height = TALLEST if cols == W else mr
+        cols, following = end, end
+        if chunk > 0:
+            left = (end - p) // W * W
+            cols = left // W // 2 * W if left == chunk + W else min(chunk, left)
+            if cols == 0:
+                p, cols = end - W, W
+            following = p + cols
+            if p < lead:
+                cols, following = W, lead
+        high = TALLEST if cols <= W else mr
+        together = _TOGETHER * high if few > 0 else rows
+        # Of many pixels the hardware sees streams; a panel lies a page away from the one before.
+        lines = 0 if many or chunk == 0 else cols // step + 1
         k = 0
-        while k < K:
-            depth = _chain(k, K, taps, KC)
-            last = k + depth == K
-            ahead = b0 + following + tables[off] if last else b0 + p + tables[off + k + depth]
-            # Of many pixels the hardware sees streams; a panel lies a page away from the one before.
-            lines = 0 if many or (last and following == end) else cols // line + 1
-            step = _TOGETHER * height if few > 0 else rows
-            for r in range(0, rows, step):
-                here, dst = min(step, rows - r), o0 + r * plane + p
-                _gemm(
-                    here, cols, height, A, a0 + r * K + k, K, B, b0 + p, tables, off + k, depth, out, dst, plane, k > 0,
-                    last, out, (dst, plane, P, P, none, none), bias, oc + r, residual, relu,
-                    ahead - tables[off + k] + r // height * line, lines - r // height,
+        while k < depth:
+            terms = _chain(k, depth, taps, KC)
+            last = k + terms == depth
+            ahead = b0 - tables[off + k] + (following + tables[off] if last else p + tables[off + k + terms])
+            if last and following == end:
+                lines = 0
+            last = last and complete
+            tile = 0
+            for r in range(0, rows, together):
+                here, dst = min(together, rows - r), o0 + r * plane + p
+                gemm_block(
+                    here, cols, high, A, a0 + r * K + k, K, B, b0 + p, tables, off + k, terms, C, c0 + r * c_row + p,
+                    c_row, accumulate or k > 0, last, out, (dst, plane, pitch, width, height, line), bias, oc + r,
+                    residual, relu, ahead + tile * step, lines - tile,
                 )  # fmt: skip
-                if last and constants[0] != 0 and not relu:
+                tile += _TOGETHER
+                if chunk > 0 and last and constants[0] != 0 and not relu:
                     for i in range(here):
                         activate(out, dst + i * plane, cols, constants)
                 if few > 0 and following == end:
                     dot_few_block(
-                        here, few, A, a0 + r * K + k, K, S, s0 + k, tables, of_rows, depth // W, S, lanes + r * few * W,
+                        here, few, A, a0 + r * K + k, K, S, s0 + k, tables, of_rows, terms // W, S, lanes + r * few * W,
                         few, k > 0,
                     )  # fmt: skip
-            k += depth
+            k += terms
         p = following
     if few > 0:
         sums = lanes + (rows * few + W - 1) // W * W * W
@@ -147,7 +154,8 @@ def pixels(  # type: ignore[no-untyped-def]
         straight = chunk > 0 and P >= W
         by_rows = chunk < 0
         few = P % W if behind_rows > of_rows else 0
-        relu = constants[0] == RELU
+        relu, plane = constants[0] == RELU, OD * OH * OW
+        none = P - P  # a zero that is no literal: that would be a type of its own, and another `_gemm`
         # Elsewhere vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
         use_x = in_place and (straight or origin + reach + (P + W - 1) // W * W <= x.size)
         B, b0, off, step = (x, origin, off_input, C) if use_x else (scratch, mine, off_tile, CB)
@@ -159,35 +167,33 @@ def pixels(  # type: ignore[no-untyped-def]
                 fill_row(scratch, mine + channels * c_pitch, 8 * W)
             if straight and step >= C:
                 base = ((n * G * OC + g * OC + oc0) * OD + od) * OH * OW + oh0 * OW + ow0
-                _gemm_to_output(
-                    oc_end - oc0, P, few, chunk, mr, weight, (g * OC + oc0) * K, K, taps, KC, B, b0, tables, off, out,
-                    base, OD * OH * OW, bias, g * OC + oc0, residual, constants, scratch, sums, of_rows,
+                _gemm(
+                    oc_end - oc0, P, few, chunk, mr, weight, (g * OC + oc0) * K, K, K, taps, KC, B, b0, tables, off,
+                    c > 0, c + step >= C, out, base, plane, out, (base, plane, P, P, none, none), bias, g * OC + oc0,
+                    residual, constants, scratch, sums, of_rows,
                 )  # fmt: skip
                 break
+            depth = channels * taps
             for oc in range(oc0, oc_end, block):  # 2. a block of output channels
                 rows = min(block, oc_end - oc)
                 c0 = sums if step >= C else sums + (oc - oc0) * c_row
                 base = ((n * G * OC + g * OC + oc) * OD + od) * OH * OW + oh0 * OW + ow0
-                target = (base, OD * OH * OW, pitch, width, height, OW)
-                k = 0
-                while k < channels * taps:  # 3. a chain of terms
-                    depth = _chain(k, channels * taps, taps, KC)
-                    _gemm(
-                        rows, P, mr, weight, (g * OC + oc) * K + c * taps + k, K, B, b0, tables, off + k, depth,
-                        scratch, c0, c_row, k > 0 or c > 0, by_rows and c * taps + k + depth == K, out, target,
-                        bias, g * OC + oc, residual, relu, b0, P - P,
-                    )  # fmt: skip
-                    k += depth
+                _gemm(
+                    rows, P, none, none, mr, weight, (g * OC + oc) * K + c * taps, K, depth, taps, KC, B, b0, tables,
+                    off, c > 0, by_rows and c + step >= C, scratch, c0, c_row, out,
+                    (base, plane, pitch, width, height, OW), bias, g * OC + oc, residual, constants, scratch, sums,
+                    of_rows,
+                )  # fmt: skip
                 if c + step < C:
                     continue
                 if by_rows:
                     for r in range(rows if constants[0] != 0 and not relu else 0):
                         for i in range(height):
-                            activate(out, base + r * OD * OH * OW + i * OW, width, constants)
+                            activate(out, base + r * plane + i * OW, width, constants)
                     continue
                 if not channels_last:
                     _store_rows(
-                        scratch, c0, c_row, pitch, base, OD * OH * OW, OW, height, width, rows, g * OC + oc, bias,
+                        scratch, c0, c_row, pitch, base, plane, OW, height, width, rows, g * OC + oc, bias,
                         residual, constants, out,
                     )  # fmt: skip
                     continue

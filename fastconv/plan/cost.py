@@ -29,22 +29,22 @@ class Rates:
 
 
 # Fitted to the times of every accepting algorithm on 190 layers of networks, images and signals (the benchmark's
-# speed suite), one thread, AVX-512 at 185 GFLOP/s a core: least squares of the logarithm of predicted / measured time,
+# speed suite), one thread, AVX-512 at 177 GFLOP/s a core: least squares of the logarithm of predicted / measured time,
 # layers weighted by how close the algorithm comes to the best there. What remains (root mean square of the logarithm)
 # is 0.11 for direct and 0.18 for winograd, which report the cycles of their own estimates, 0.25 for depthwise, 0.29 for
 # fft, 0.33 for im2col. The algorithm so chosen takes 1.03 times as long as the fastest (geometric mean).
 # An algorithm may count `transform` in any unit: its rate follows.
 RATES = {
-    "fft": Rates(efficiency=0.30, transform=0.076, memory=0.30, call=3.8e-6, plane=67e-9),
-    "winograd_fast": Rates(efficiency=1.0, transform=1.2, memory=0.40, call=4e-6, plane=1e-6),
-    "winograd": Rates(efficiency=1.0, transform=1.2, memory=0.40, call=4e-6, plane=1e-6),
-    "depthwise": Rates(efficiency=0.77, transform=0.026, memory=0.56, call=1.9e-6, plane=0.0),
-    "direct": Rates(efficiency=0.87, transform=0.76, memory=0.24, call=1.2e-6, plane=41e-9),
-    "im2col": Rates(efficiency=0.67, transform=0.026, memory=0.55, call=3.8e-6, plane=2e-6),
-    "depthwise-strided": Rates(efficiency=1.0, transform=0.029, memory=0.0, call=3e-6, plane=150e-9),
-    "reference": Rates(efficiency=0.0045, transform=0.01, memory=0.0, call=3e-6, plane=0.0),
-    "weight direct": Rates(efficiency=0.87, transform=0.76, memory=0.24, call=4e-6, plane=0.0),
-    "weight dots": Rates(efficiency=0.80, transform=0.80, memory=0.60, call=4e-6, plane=0.0),
+    "fft": Rates(efficiency=0.31, transform=0.079, memory=0.30, call=3.8e-6, plane=67e-9),
+    "winograd_fast": Rates(efficiency=1.04, transform=1.25, memory=0.40, call=4e-6, plane=1e-6),
+    "winograd": Rates(efficiency=1.04, transform=1.25, memory=0.40, call=4e-6, plane=1e-6),
+    "depthwise": Rates(efficiency=0.8, transform=0.027, memory=0.56, call=1.9e-6, plane=0.0),
+    "direct": Rates(efficiency=0.91, transform=0.79, memory=0.24, call=1.2e-6, plane=41e-9),
+    "im2col": Rates(efficiency=0.7, transform=0.027, memory=0.55, call=3.8e-6, plane=2e-6),
+    "depthwise-strided": Rates(efficiency=1.04, transform=0.03, memory=0.0, call=3e-6, plane=150e-9),
+    "reference": Rates(efficiency=0.0047, transform=0.01, memory=0.0, call=3e-6, plane=0.0),
+    "weight direct": Rates(efficiency=0.91, transform=0.79, memory=0.24, call=4e-6, plane=0.0),
+    "weight dots": Rates(efficiency=0.83, transform=0.83, memory=0.60, call=4e-6, plane=0.0),
 }
 # The weight gradient's algorithms stand under "weight <name>"; those of the input gradient are the forward pass's.
 UNKNOWN = Rates(0.5, 0.03, 0.5, 5e-6, 0.5e-6)  # an algorithm nobody has fitted yet
