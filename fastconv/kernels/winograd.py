@@ -16,7 +16,7 @@ from fastconv.cpu import isa, threads, workspace
 from fastconv.cpu.cook_toom import LARGEST
 from fastconv.kernels import tiles, winograd_plan, winograd_rows
 from fastconv.kernels import winograd_kernels as k
-from fastconv.kernels.common import Cost, ceil_div
+from fastconv.kernels.common import BRIEF, Cost, ceil_div
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.kernels.winograd_plan import Params
 from fastconv.spec import ConvSpec
@@ -90,18 +90,18 @@ def _bad(sums: np.ndarray) -> np.ndarray:
 
 def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
     with workspace.scratch(spec.dtype, params.scratch, 1) as scratch:
-        g, count = params.geometry, params.threads
+        g, count, brief = params.geometry, params.threads, spec.flops < BRIEF
         flags = params.flags
         seen = np.empty(flags + spec.OC * params.once, spec.dtype)
         tail = epilogue.bias, epilogue.residual, epilogue.constants, out, scratch
         arrays = params.tables, x, packed, seen, *tail
         if params.by_rows:
-            threads.run(winograd_rows.winograd_rows, params.tasks[0], (params.geometry, *arrays), count)
+            threads.run(winograd_rows.winograd_rows, params.tasks[0], (g, *arrays), count, brief)
         elif params.staged:
-            threads.run(k.winograd, params.tasks[0], (g, _STAGES[k.FORWARD], *arrays), count)
-            threads.run(k.winograd, params.tasks[1], (g, _STAGES[k.PRODUCT], *arrays), count)
+            threads.run(k.winograd, params.tasks[0], (g, _STAGES[k.FORWARD], *arrays), count, brief)
+            threads.run(k.winograd, params.tasks[1], (g, _STAGES[k.PRODUCT], *arrays), count, brief)
         else:
-            threads.run(k.winograd, params.tasks[0], (g, _STAGES[k.ALL], *arrays), count)
+            threads.run(k.winograd, params.tasks[0], (g, _STAGES[k.ALL], *arrays), count, brief)
         if params.once:
             bad = _bad(seen[flags:])
             if seen[:flags].any() or bad.any():
