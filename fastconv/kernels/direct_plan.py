@@ -165,8 +165,8 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     # Weights stream from L2, or from L3 once all of them together leave L2.
     weights = OCP * K * size
     streaming = weights / (48 if spec.weight_bytes < L2 // 2 else 12) * (0.25 if channels_form else 1.0)
-    if in_place and channels_form and max(spec.stride3) > max(spec.kernel3) and 2 * spec.input_bytes > L2:
-        streaming += resident * size / 24  # pixels apart from each other come from L3 while multiply-adds wait
+    if in_place and channels_form and 2 * spec.input_bytes > L2:
+        streaming += resident * size / 24  # eight pixels of each channel come from L3 while multiply-adds wait
     compute = inner * K
     if chunk > 0:
         # The input comes once, and the weights again for each chunk.
