@@ -218,6 +218,36 @@ def test_few_pixels_left_over(dtype, activation):
             assert np.array_equal(got, expected), (spec, epilogue)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_panels_are_copied(dtype, stride):
+    """1x1 layers of many channels, or whose rows meet in L1: also with pixels left over, strides and several chains."""
+    rng, W = np.random.default_rng(9), isa.width(dtype)
+    size = np.dtype(dtype).itemsize
+    for P, C, OC in (
+        (direct_plan.PANEL_APART // size + 5, 130, direct_plan.PANEL_ROWS + 9),
+        (direct_plan.PANEL_APART // size + W + 1, 256, direct_plan.PANEL_ROWS),  # W divides the first term
+        (direct_plan.CONFLICT // size, 97, 21),
+    ):
+        spec = ConvSpec.make((2, C, P * stride), (OC, C, 1), stride=stride, dtype=dtype)
+        line = direct_plan.as_line(spec)
+        tile = direct_plan.choose(line, 1, LIMIT, forms=(False,))
+        assert tile.panel >= min(C, 128) * tile.chunk, spec
+        assert (tile.few > 0) == (P % W == 1 and stride == 1)
+        x, weight = integers(rng, prod(spec.x_shape), dtype), integers(rng, prod(spec.weight_shape), dtype)
+        bias, residual = integers(rng, OC, dtype), integers(rng, prod(spec.out_shape), dtype)
+        for activation in (None, "relu", ("clip", -9, 30)):
+            epilogue = Epilogue.make(dtype, bias, residual, activation)
+            expected, got = (
+                run(algorithm, spec, chosen, x, weight.reshape(spec.weight_shape), epilogue)
+                for algorithm, chosen in (
+                    (reference, reference.parameters(spec, 1, LIMIT)),
+                    (direct, direct_plan.parameters(spec, 2, LIMIT, forms=(False,))),
+                )
+            )
+            assert np.array_equal(got, expected), (spec, epilogue)
+
+
 def test_few_pixels_are_the_same_in_every_cut():
     """Bit for bit, whoever computes them: one thread or two, one image or several, prepared weights each their way."""
     rng, W = np.random.default_rng(8), isa.width("float32")

@@ -40,7 +40,7 @@ def _tile(
 ):  # fmt: skip
     microkernel(
         mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, relu,
-        times, down, b0, 1, last,
+        times, down, B, b0, k0, 1, last,
     )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def _block(
 ):  # fmt: skip
     gemm_block(
         rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate, last, out,
-        (target[0], target[1], target[2], target[3], target[4], target[5]), bias, oc, residual, relu, b0, 2,
+        (target[0], target[1], target[2], target[3], target[4], target[5]), bias, oc, residual, relu, B, b0, k0, 2,
     )  # fmt: skip
 
 

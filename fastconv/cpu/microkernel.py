@@ -152,7 +152,7 @@ def _array(context: Any, b: Any, kind: Any, array: Any, index: Any) -> tuple[Any
 def microkernel(
     typingctx: Any, mr: Any, nv: Any, A: Any, a0: Any, a_row: Any, a_col: Any, B: Any, b0: Any, off: Any, k0: Any,
     K: Any, C: Any, c0: Any, c_row: Any, accumulate: Any, D: Any, d0: Any, d_row: Any, last: Any, bias: Any, oc: Any,
-    relu: Any, times: Any, down: Any, ahead: Any, lines: Any, fetch: Any,
+    relu: Any, times: Any, down: Any, N: Any, ahead: Any, n0: Any, lines: Any, fetch: Any,
 ) -> Any:  # fmt: skip
     """D[d0 + i*d_row + j] = sum_k A[a0 + i*a_row + k*a_col] * B[b0 + off[k0 + k] + j], 0 <= k < K, K >= 1.
 
@@ -160,26 +160,27 @@ def microkernel(
     is wanted. (mr, nv) is one of `tiles()`; anything else computes nothing.
 
     The same for `times` >= 1 tiles one below another (`down`), or beside another. Meanwhile data used next come nearer:
-    step k asks for the first line behind its vectors, into L1, and for the line of B[ahead + off[k0 + k]], into L2. Of
+    step k asks for the first line behind its vectors, into L1, and for the line of N[ahead + off[n0 + k]], into L2. Of
     tiles beside each other each asks at its own columns behind `ahead`, below each other for one line after another; as
     many as `lines` do. With `fetch` lines of D are asked for before the sums are begun.
     """
-    dtype = element_dtype(A, B, C, D, bias)
+    dtype = element_dtype(A, B, C, D, bias, N)
     n, flag = types.int64, types.boolean
     signature = types.void(
-        n, n, A, n, n, n, B, n, off, n, n, C, n, n, flag, D, n, n, flag, bias, n, flag, n, flag, n, n, flag
+        n, n, A, n, n, n, B, n, off, n, n, C, n, n, flag, D, n, n, flag, bias, n, flag, n, flag, N, n, n, n, flag
     )
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         e = Emitter(b, dtype)
         mr_, nv_, A_, a0_, a_row_, a_col_, B_, b0_, off_, k0_, K_, C_, c0_, c_row_, accumulate_ = args[:15]
-        D_, d0_, d_row_, last_, bias_, oc_, relu_, times_, down_, ahead_, lines_, fetch_ = args[15:]
+        D_, d0_, d_row_, last_, bias_, oc_, relu_, times_, down_, N_, ahead_, n0_, lines_, fetch_ = args[15:]
         po = array_pointer(context, b, sig.args[8], off_, k0_)
+        next_o = array_pointer(context, b, sig.args[8], off_, n0_)
         biases, has_bias = _array(context, b, sig.args[19], bias_, oc_)
         add_bias, rectify = b.and_(last_, has_bias), b.and_(last_, relu_)
         starts = [
             array_pointer(context, b, sig.args[at], array, index)
-            for at, array, index in ((2, A_, a0_), (6, B_, b0_), (6, B_, ahead_), (11, C_, c0_), (15, D_, d0_))
+            for at, array, index in ((2, A_, a0_), (6, B_, b0_), (24, N_, ahead_), (11, C_, c0_), (15, D_, d0_))
         ]
         starts.append(biases)
 
@@ -189,7 +190,8 @@ def microkernel(
             below = [b.mul(high, a_row_), i64(0), line, b.mul(high, c_row_), b.mul(high, d_row_), high]
             steps = [b.select(down_, one, other) for one, other in zip(below, across, strict=True)]
             with repeated(b, times_, starts, steps) as (t, (pa, pb, next_b, pc, pd, here)):
-                next_b = b.select(b.icmp_signed("<", t, lines_), next_b, pb)
+                asks = b.icmp_signed("<", t, lines_)
+                next_b, pn = b.select(asks, next_b, pb), b.select(asks, next_o, po)
                 rows = [opaque(b, b.gep(pa, [b.mul(a_row_, i64(i))])) for i in range(min(mr, 8))]
                 eighth = b.mul(a_row_, i64(8))
 
@@ -201,7 +203,7 @@ def microkernel(
                         scalars = [opaque(b, scalar) for scalar in scalars]
                         scalars += [b.gep(scalar, [eighth]) for scalar in scalars[: mr - 8]]
                     else:
-                        prefetch_line(b, b.gep(next_b, [place]))
+                        prefetch_line(b, b.gep(next_b, [b.load(b.gep(pn, [k]))]))
                         prefetch_line(b, b.gep(vectors, [wide]), near=True)
                     return scalars, vectors
 
@@ -413,7 +415,7 @@ def _move_to_rows(rows, vectors, p, src, s0, s_row, out, target, residual, relu)
 @inline
 def gemm_block(  # type: ignore[no-untyped-def]
     rows, cols, mr, A, a0, a_row, B, b0, off, k0, K, C, c0, c_row, accumulate, last, out, target, bias, oc, residual,
-    relu, ahead, lines,
+    relu, N, ahead, n0, lines,
 ):  # fmt: skip
     """The microkernel over `rows` x `cols`, in tiles of `mr` rows; `cols` is rounded up to whole vectors.
 
@@ -429,7 +431,8 @@ def gemm_block(  # type: ignore[no-untyped-def]
 
     Rows of many whole vectors are taken one by one, so that no tile meets an end; what lies between is not computed.
 
-    Meanwhile B[ahead:], used next, is brought into L2: tile i of rows asks for line i, of `lines`, of each vector tile.
+    Meanwhile N[ahead + off[n0 + k]:], used next, is brought into L2: tile i of rows asks for line i, of `lines`, of
+    each vector tile.
     """
     W = vector_width(C)
     o0, plane, pitch, width, height, line = target
@@ -461,8 +464,8 @@ def gemm_block(  # type: ignore[no-untyped-def]
                     times = min(times, (width - column) // (nv * W))
             microkernel(
                 mr, nv, A, a0 + i * a_row, a_row, 1, B, b0 + q, off, k0, K, C, c, c_row, accumulate, D, d, d_row,
-                last, bias, oc + i, relu and residual.size == 0, times, down, ahead + q,
-                lines if down else times if lines > 0 else 0, last and line > 0,
+                last, bias, oc + i, relu and residual.size == 0, times, down, N, ahead + q,
+                n0, lines if down else times if lines > 0 else 0, last and line > 0,
             )  # fmt: skip
             if split:
                 _move_to_rows(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastconv.cpu.dots import add_lanes, dot_few_block
 from fastconv.cpu.jit import inline, kernel, outlined
 from fastconv.cpu.microkernel import TALLEST, gemm_block, gemm_channels, transpose_finished, widest_tile
-from fastconv.cpu.rows import fill_row
+from fastconv.cpu.rows import copy_rows, fill_row
 from fastconv.cpu.simd import claim, past_vector, transpose_block, unpack, vector_width
 from fastconv.kernels.activations import RELU
 from fastconv.kernels.direct_plan import FIELDS
@@ -41,7 +41,7 @@ _TOGETHER = 4
 @outlined
 def _gemm(  # type: ignore[no-untyped-def]
     rows, P, few, chunk, mr, A, a0, K, depth, taps, KC, B, b0, tables, off, accumulate, complete, C, c0, c_row, out,
-    target, bias, oc, residual, constants, S, s0, of_rows,
+    target, bias, oc, residual, constants, S, s0, of_rows, of_panel,
 ):  # fmt: skip
     """`depth` terms of the pixel form, chain by chain: rows of A are K apart, those of C `c_row`.
 
@@ -50,18 +50,24 @@ def _gemm(  # type: ignore[no-untyped-def]
     With `chunk` C is the output, taken so many pixels at a time, whose part of B stays in L1 or L2 for all `rows`.
     Meanwhile the next part is asked for. Where P is no multiple of a vector the last one begins earlier and computes
     some pixels again, to the same sums; so does the second where that aligns all later loads. Or `few` pixels are left
-    over, which are dot products: one vector in four of a 7x7 image would serve a single pixel. S[s0:] has room for
-    them: a row of terms for each pixel, vectors of sums, sums.
+    over, which are dot products: one vector in four of a 7x7 image would serve a single pixel.
+
+    A part that stays in L1 and serves many rows is copied first: rows of an image lie pages apart, which is too much
+    for the TLB of L1, and where that is a power of two for L1 itself. S[s0:] has room for this panel, whose rows begin
+    at `tables[of_panel:]`, and for dot products: a row of terms for each pixel, vectors of sums, sums.
     """
     W = vector_width(C)
     o0, plane, pitch, width, height, line = target
     relu, step, many = constants[0] == RELU, 64 // C.itemsize, chunk > widest_tile(mr) * W
-    lanes = s0 + few * K
+    copies = chunk > 0 and of_panel < tables.size
+    pixels_at = s0 + KC * chunk if copies else s0
+    lanes = pixels_at + few * K
     for j in range(few):
         for k in range(K):
-            S[s0 + j * K + k] = B[b0 + tables[off + k] + P - few + j]
+            S[pixels_at + j * K + k] = B[b0 + tables[off + k] + P - few + j]
     p, end, lead = 0, P - few, 0
-    if chunk > 0 and few == 0 and taps == 1 < K and P >= 2 * W and (tables[off + 1] - tables[off]) % W == 0:
+    apart = tables[off + 1] - tables[off] if K > 1 else 0
+    if chunk > 0 and few == 0 and taps == 1 < K and P >= 2 * W and apart % W == 0 and not copies:
         lead = -past_vector(B, b0) % W
     while p < end:
         cols, following = end, end
@@ -81,6 +87,10 @@ def _gemm(  # type: ignore[no-untyped-def]
         while k < depth:
             terms = _chain(k, depth, taps, KC)
             last = k + terms == depth
+            source, b, off_b = B, b0 + p, off + k
+            if copies:
+                copy_rows(B, b + tables[off + k], apart, S, s0, chunk, terms, 0, cols, cols)
+                source, b, off_b = S, s0, of_panel
             ahead = b0 - tables[off + k] + (following + tables[off] if last else p + tables[off + k + terms])
             if last and following == end:
                 lines = 0
@@ -89,9 +99,9 @@ def _gemm(  # type: ignore[no-untyped-def]
             for r in range(0, rows, together):
                 here, dst = min(together, rows - r), o0 + r * plane + p
                 gemm_block(
-                    here, cols, high, A, a0 + r * K + k, K, B, b0 + p, tables, off + k, terms, C, c0 + r * c_row + p,
+                    here, cols, high, A, a0 + r * K + k, K, source, b, tables, off_b, terms, C, c0 + r * c_row + p,
                     c_row, accumulate or k > 0, last, out, (dst, plane, pitch, width, height, line), bias, oc + r,
-                    residual, relu, ahead + tile * step, lines - tile,
+                    residual, relu, B, ahead + tile * step, off + k, lines - tile,
                 )  # fmt: skip
                 tile += _TOGETHER
                 if chunk > 0 and last and constants[0] != 0 and not relu:
@@ -99,8 +109,8 @@ def _gemm(  # type: ignore[no-untyped-def]
                         activate(out, dst + i * plane, cols, constants)
                 if few > 0 and following == end:
                     dot_few_block(
-                        here, few, A, a0 + r * K + k, K, S, s0 + k, tables, of_rows, terms // W, S, lanes + r * few * W,
-                        few, k > 0,
+                        here, few, A, a0 + r * K + k, K, S, pixels_at + k, tables, of_rows, terms // W, S,
+                        lanes + r * few * W, few, k > 0,
                     )  # fmt: skip
             k += terms
         p = following
@@ -132,7 +142,7 @@ def pixels(  # type: ignore[no-untyped-def]
     (
         channels_last, _, ID, IH, IW, _, _, _, _, _, _, _, _, _, _, _, TH, pitch, _, c_pitch, _, _, _, _, _, _,
         _, C, OC, G, taps, OD, OH, OW, TW, _, OCP, CB, in_place, reach, mr, block, chunk, KC, per_thread,
-        c_start, c_row, _, off_tile, off_input, of_rows, behind_rows,
+        c_start, c_row, _, off_tile, off_input, of_rows, of_panel,
     ) = unpack(geometry, _ALL)  # fmt: skip
     W = vector_width(x)
     K = C * taps
@@ -153,7 +163,7 @@ def pixels(  # type: ignore[no-untyped-def]
         # Pixels that follow each other in the output too: sums go straight there.
         straight = chunk > 0 and P >= W
         by_rows = chunk < 0
-        few = P % W if behind_rows > of_rows else 0
+        few = P % W if of_panel > of_rows else 0
         relu, plane = constants[0] == RELU, OD * OH * OW
         none = P - P  # a zero that is no literal: that would be a type of its own, and another `_gemm`
         # Elsewhere vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
@@ -170,7 +180,7 @@ def pixels(  # type: ignore[no-untyped-def]
                 _gemm(
                     oc_end - oc0, P, few, chunk, mr, weight, (g * OC + oc0) * K, K, K, taps, KC, B, b0, tables, off,
                     c > 0, c + step >= C, out, base, plane, out, (base, plane, P, P, none, none), bias, g * OC + oc0,
-                    residual, constants, scratch, sums, of_rows,
+                    residual, constants, scratch, sums, of_rows, of_panel,
                 )  # fmt: skip
                 break
             depth = channels * taps
@@ -182,7 +192,7 @@ def pixels(  # type: ignore[no-untyped-def]
                     rows, P, none, none, mr, weight, (g * OC + oc) * K + c * taps, K, depth, taps, KC, B, b0, tables,
                     off, c > 0, by_rows and c + step >= C, scratch, c0, c_row, out,
                     (base, plane, pitch, width, height, OW), bias, g * OC + oc, residual, constants, scratch, sums,
-                    of_rows,
+                    of_rows, of_panel,
                 )  # fmt: skip
                 if c + step < C:
                     continue

@@ -184,7 +184,7 @@ def im2col(thread, counter, tasks, geometry, tables, x, weight, bias, residual, 
             _fill(geometry, tables, x, n, g * C, k, depth, p0, P, scratch, B)
             gemm_block(  # tables[off + k] = k * pb: the panel is packed
                 rows, P, mr, weight, oc0 * K + k, K, scratch, B, tables, off, depth, scratch, sums, pb, k > 0, False,
-                scratch, (0, 0, 1, 0, 0, 0), bias, 0, bias, False, 0, 0,
+                scratch, (0, 0, 1, 0, 0, 0), bias, 0, bias, False, scratch, B, off, 0,
             )  # fmt: skip
         if not channels_last:
             for r in range(rows):
