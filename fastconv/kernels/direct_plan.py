@@ -149,6 +149,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         by_rows = cut.pitch >= W and not spec.channels_last and (TW >= 6 * W or K >= 96)
         sums = c_row * -(-rows // W) * W + W + W * W if spec.channels_last else c_row * rows
         inner = tile_cycles(OCP, vectors, False, TALLEST if vectors == 1 else mr)
+        inner *= 1.04 if K > C else 1.0  # shifted by a tap, most vectors lie in two lines: measured on 20 3x3 layers
         finish = 40.0 * -(-OCP // mr) * -(-vectors // widest()[mr]) * -(-K // chain(spec))
         if (in_place or CB >= C) and (TH == 1 or (cut.pitch == OW and TW == OW)) and not spec.channels_last:
             chunk = chunk_of(P, K, min(K, chain(spec)), size, widest()[mr] * W)
@@ -168,12 +169,17 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     tasks = -(-spec.N // images) * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
     packing = 0.0 if in_place else cut.cycles(C)
     resident = C * (1 + d.halo) * (TH * spec.stride3[1] + h.halo) * min(spec.input3[2], TW * spec.stride3[2] + w.halo)
+    # An input beyond L2 comes from L3. Packing waits for it, all the more for every second row or cell; multiply-adds
+    # in place wait little for rows, but for pixels apart: there are one or two new lines for each multiply-add's eight.
+    skips = max(spec.stride3) > max(spec.kernel3)
+    far = images * resident * size / (2 if skips else 1) if 2 * spec.input_bytes > L2 else 0.0
+    packing += 0.0 if in_place else far / (2 if skips else 4)
     resident = images * resident if in_place else packed
     # Weights stream from L2, or from L3 once all of them together leave L2.
     weights = OCP * K * size
     streaming = weights / (48 if spec.weight_bytes < L2 // 2 else 12) * (0.25 if channels_form else 1.0)
-    if in_place and channels_form and 2 * spec.input_bytes > L2:
-        streaming += resident * size / 24  # eight pixels of each channel come from L3 while multiply-adds wait
+    if in_place and channels_form:
+        streaming += far / (1.5 if skips else 16)
     compute = inner * K
     if chunk > 0:
         # The input comes once, and the weights again for each chunk.
