@@ -82,7 +82,7 @@ def _candidates(spec: ConvSpec, params: Params, threads: int, limit: int) -> lis
 
 
 def _once(spec: ConvSpec, params: Params) -> float:
-    return params.cost.work + prepare_cost(spec, params).work
+    return params.cost.work + params.waiting + prepare_cost(spec, params).work
 
 
 def _work(params: Params | str | None) -> float:

@@ -25,7 +25,7 @@ from fastconv.cpu.jit import inline, kernel
 from fastconv.cpu.rows import copy_row, fill_row
 from fastconv.cpu.simd import claim, transpose_rows, unpack, vector_width
 from fastconv.kernels.common import Cost, ceil_div
-from fastconv.kernels.direct_plan import SMALL, Params, as_line, beyond_L2
+from fastconv.kernels.direct_plan import SMALL, Params, as_line, beyond_L2, waits
 from fastconv.kernels.epilogue import bias_of, store_channels, store_row
 from fastconv.kernels.input_tile import TILE_FIELDS, InputTile, cut_tile
 from fastconv.spec import ConvSpec
@@ -91,7 +91,7 @@ def parameters(spec: ConvSpec, threads: int, limit: int) -> Params | None:
     cost = Cost.of_cycles(spec, *_cycles(spec, how), beyond_L2(full), tasks, threads)
     return Params(
         "dots", geometry, np.concatenate(sections), OCP, 1, tasks, threads, per_thread, per_thread * threads * size,
-        cost,
+        cost, 0.0 if how == ROWS else 4.0 * W * waits(spec, float(spec.input_bytes), True),
     )  # fmt: skip
 
 

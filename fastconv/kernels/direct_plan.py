@@ -40,6 +40,7 @@ class Tile:
     tasks: int
     compute: float  # cycles of one task in the microkernel
     other: float  # and outside of it
+    waiting: float  # and for an input beyond L2, of which the dispatcher knows what its bytes cost
     cycles: float  # estimate for the whole convolution
 
 
@@ -57,6 +58,7 @@ class Params:
     per_thread: int
     workspace: int
     cost: Cost
+    waiting: float = 0.0  # operations that the core could do while it waits for the input, beside the cost
 
 
 def as_line(spec: ConvSpec) -> ConvSpec:
@@ -169,17 +171,12 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     tasks = -(-spec.N // images) * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
     packing = 0.0 if in_place else cut.cycles(C)
     resident = C * (1 + d.halo) * (TH * spec.stride3[1] + h.halo) * min(spec.input3[2], TW * spec.stride3[2] + w.halo)
-    # An input beyond L2 comes from L3. Packing waits for it, all the more for every second row or cell; multiply-adds
-    # in place wait little for rows, but for pixels apart: there are one or two new lines for each multiply-add's eight.
-    skips = max(spec.stride3) > max(spec.kernel3)
-    far = images * resident * size / (2 if skips else 1) if 2 * spec.input_bytes > L2 else 0.0
-    packing += 0.0 if in_place else far / (2 if skips else 4)
+    packs = not in_place
+    waiting = waits(spec, images * resident * size, packs) if packs or channels_form else 0.0
     resident = images * resident if in_place else packed
     # Weights stream from L2, or from L3 once all of them together leave L2.
     weights = OCP * K * size
     streaming = weights / (48 if spec.weight_bytes < L2 // 2 else 12) * (0.25 if channels_form else 1.0)
-    if in_place and channels_form:
-        streaming += far / (1.5 if skips else 16)
     compute = inner * K
     if chunk > 0:
         # The input comes once, and the weights again for each chunk.
@@ -189,10 +186,38 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         # An input tile beyond half of L2 comes from L3 again for every block of output channels.
         compute *= 1.5 if 2 * resident * size > L2 else 1.2 if (resident + sums) * size > L2 else 1.0
     other = packing + streaming + finish + 400
-    cycles = makespan(tasks, compute + other, threads)
+    cycles = makespan(tasks, compute + other + waiting, threads)
     return Tile(
-        channels_form, cut, OCP, in_place, CB, chunk, few, panel, packed, c_row, sums, tasks, compute, other, cycles
+        channels_form,
+        cut,
+        OCP,
+        in_place,
+        CB,
+        chunk,
+        few,
+        panel,
+        packed,
+        c_row,
+        sums,
+        tasks,
+        compute,
+        other,
+        waiting,
+        cycles,
     )
+
+
+def waits(spec: ConvSpec, read: float, packs: bool) -> float:
+    """Cycles of waiting for `read` bytes of an input beyond L2, skipped rows included.
+
+    Packing waits for them, all the more for every second row or cell. Multiply-adds in place wait little for rows, but
+    for pixels apart: there are one or two new lines for each multiply-add's eight.
+    """
+    if 2 * spec.input_bytes <= cache_sizes()[1]:
+        return 0.0
+    if max(spec.stride3) > max(spec.kernel3):
+        return read / (4 if packs else 3)
+    return read / (4 if packs else 16)
 
 
 def _store_cycles(spec: ConvSpec) -> float:
@@ -387,5 +412,5 @@ def parameters(spec: ConvSpec, threads: int, limit: int, forms: tuple[bool, ...]
     form = "channels" if tile.channels_form else "pixels"
     return Params(
         form, geometry, np.concatenate(sections), tile.OCP, block, tile.tasks, threads, per_thread,
-        per_thread * threads * size, cost,
+        per_thread * threads * size, cost, 4.0 * W * tile.tasks * tile.waiting,
     )  # fmt: skip
