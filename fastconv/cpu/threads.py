@@ -83,7 +83,7 @@ def set_num_threads(n: int) -> None:
 def run(kernel: Any, tasks: int, arrays: tuple[np.ndarray, ...], threads: int, brief: bool = False) -> None:
     """Run `tasks` tasks of a kernel on up to `threads` threads, and return when all are done.
 
-    A `brief` call takes one thread less than 150 us: helpers that sleep are left asleep (see `IN_A_ROW`).
+    A `brief` call takes one thread less than some 75 us: helpers that sleep are left asleep (see `IN_A_ROW`).
     """
     if threads > tasks:
         threads = tasks

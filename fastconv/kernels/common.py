@@ -17,11 +17,6 @@ from fastconv.spec import ConvSpec
 LONGEST_CHAIN, SHORTEST_CHAIN = 128, 30
 
 
-#: Operations of a call beside which waking another thread takes too long, some 150 us of one thread. From idle, two
-#: threads took 1.9 times as long as one for 2 and 6 million operations, 1.1 for 26, 0.8 for 58.
-BRIEF = 2e7
-
-
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 

@@ -23,7 +23,7 @@ from fastconv.cpu.rows import fill_row
 from fastconv.cpu.simd import claim, extremes, unpack, vector_width
 from fastconv.cpu.window import IMAGE_FORMS, MASKED, MASKED_2, PLAIN, best_heights, cut, heights, window
 from fastconv.kernels import depthwise_last, depthwise_rolling, pack
-from fastconv.kernels.common import BRIEF, Cost
+from fastconv.kernels.common import Cost
 from fastconv.kernels.epilogue import FURTHER, HIGHEST, LOWEST, Epilogue, activate
 from fastconv.kernels.pack import pack_row
 from fastconv.spec import ConvSpec
@@ -253,14 +253,13 @@ def prepare(spec: ConvSpec, params: Params, weight: np.ndarray) -> np.ndarray:
 def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
     how = params.last if params.last is not None and packed.size > spec.OC * spec.K else params
     bias = epilogue.bias if epilogue.bias.size else how.no_bias
-    brief = 4 * spec.flops < BRIEF  # a multiply-add of theirs takes longer
     arrays = (how.geometry, how.tables, x, packed, bias, how.no_bias, epilogue.residual, epilogue.constants, out)
     if how is params.last or how.rolls:
         function = depthwise_rolling.rolling if how.rolls else depthwise_last.pixels
-        pool.run(function, how.tasks, arrays, how.threads, brief)
+        pool.run(function, how.tasks, arrays, how.threads, spec.is_brief)
     else:
         with workspace.scratch(spec.dtype, how.per_thread, how.threads) as scratch:
-            pool.run(_planes, how.tasks, (*arrays, scratch), how.threads, brief)
+            pool.run(_planes, how.tasks, (*arrays, scratch), how.threads, spec.is_brief)
 
 
 # ---- planes: lanes are pixels ------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import numpy as np
 from fastconv.cpu import isa, threads, workspace
 from fastconv.cpu.caches import cache_sizes
 from fastconv.kernels import direct_dots, direct_kernels, direct_plan, direct_taps
-from fastconv.kernels.common import BRIEF, Cost, ceil_div
+from fastconv.kernels.common import Cost, ceil_div
 from fastconv.kernels.direct_plan import Params
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.spec import ConvSpec
@@ -122,7 +122,7 @@ def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: 
         params.geometry, params.tables, x, packed, epilogue.bias, epilogue.residual, epilogue.constants, out,
         arena.view,
     )  # fmt: skip
-    threads.run(_KERNELS[params.form], params.tasks, arrays, params.threads, spec.flops < BRIEF)
+    threads.run(_KERNELS[params.form], params.tasks, arrays, params.threads, spec.is_brief)
     arena.give_back()
 
 

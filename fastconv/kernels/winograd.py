@@ -16,7 +16,7 @@ from fastconv.cpu import isa, threads, workspace
 from fastconv.cpu.cook_toom import LARGEST
 from fastconv.kernels import tiles, winograd_plan, winograd_rows
 from fastconv.kernels import winograd_kernels as k
-from fastconv.kernels.common import BRIEF, Cost, ceil_div
+from fastconv.kernels.common import Cost, ceil_div
 from fastconv.kernels.epilogue import Epilogue
 from fastconv.kernels.winograd_plan import Params
 from fastconv.spec import ConvSpec
@@ -90,7 +90,7 @@ def _bad(sums: np.ndarray) -> np.ndarray:
 
 def run(spec: ConvSpec, params: Params, x: np.ndarray, packed: np.ndarray, out: np.ndarray, epilogue: Epilogue) -> None:
     with workspace.scratch(spec.dtype, params.scratch, 1) as scratch:
-        g, count, brief = params.geometry, params.threads, spec.flops < BRIEF
+        g, count, brief = params.geometry, params.threads, spec.is_brief
         flags = params.flags
         seen = np.empty(flags + spec.OC * params.once, spec.dtype)
         tail = epilogue.bias, epilogue.residual, epilogue.constants, out, scratch
