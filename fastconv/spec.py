@@ -331,7 +331,10 @@ class ConvSpec:
 
     @cached_property
     def is_brief(self) -> bool:
-        """Whether one thread takes less than some 75 us: waking another takes too long (see `threads.run`)."""
+        """Whether one thread takes less than some 75 us: waking another takes too long (see `threads.run`).
+
+        A multiply-add of a depthwise layer takes as long as four.
+        """
         return self.flops < (BRIEF_FLOPS / 4 if self.is_depthwise else BRIEF_FLOPS) and self.moved_bytes < BRIEF_BYTES
 
     # ---- the same with three spatial axes: kernels know no other form ---------------------------------------------

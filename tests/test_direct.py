@@ -45,9 +45,13 @@ def check(spec: ConvSpec, params, rng: np.random.Generator) -> None:
     epilogue = Epilogue.make(
         spec.dtype, integers(rng, spec.OC, spec.dtype), integers(rng, prod(spec.out_shape), spec.dtype), "relu"
     )
+    equals_reference(spec, params, x, weight, epilogue)
+
+
+def equals_reference(spec: ConvSpec, params, x: np.ndarray, weight: np.ndarray, epilogue: Epilogue) -> None:
     expected = run(reference, spec, reference.parameters(spec, 1, LIMIT), x, weight, epilogue)
     got = run(direct, spec, params, x, weight, epilogue)
-    assert np.array_equal(got, expected), (spec, params.form)
+    assert np.array_equal(got, expected), (spec, params.form, epilogue)
 
 
 @pytest.mark.parametrize("form", ["pixels", "channels"])
@@ -208,14 +212,8 @@ def test_few_pixels_left_over(dtype, activation):
             bias = integers(rng, spec.OC, dtype) if with_bias else None
             residual = integers(rng, prod(spec.out_shape), dtype) if with_residual else None
             epilogue = Epilogue.make(dtype, bias, residual, clip)
-            expected, got = (
-                run(algorithm, spec, chosen, x, weight.reshape(spec.weight_shape), epilogue)
-                for algorithm, chosen in (
-                    (reference, reference.parameters(spec, 1, LIMIT)),
-                    (direct, direct_plan.parameters(spec, 2, LIMIT, forms=(False,))),
-                )
-            )
-            assert np.array_equal(got, expected), (spec, epilogue)
+            params = direct_plan.parameters(spec, 2, LIMIT, forms=(False,))
+            equals_reference(spec, params, x, weight.reshape(spec.weight_shape), epilogue)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
@@ -238,14 +236,8 @@ def test_panels_are_copied(dtype, stride):
         bias, residual = integers(rng, OC, dtype), integers(rng, prod(spec.out_shape), dtype)
         for activation in (None, "relu", ("clip", -9, 30)):
             epilogue = Epilogue.make(dtype, bias, residual, activation)
-            expected, got = (
-                run(algorithm, spec, chosen, x, weight.reshape(spec.weight_shape), epilogue)
-                for algorithm, chosen in (
-                    (reference, reference.parameters(spec, 1, LIMIT)),
-                    (direct, direct_plan.parameters(spec, 2, LIMIT, forms=(False,))),
-                )
-            )
-            assert np.array_equal(got, expected), (spec, epilogue)
+            params = direct_plan.parameters(spec, 2, LIMIT, forms=(False,))
+            equals_reference(spec, params, x, weight.reshape(spec.weight_shape), epilogue)
 
 
 def test_few_pixels_are_the_same_in_every_cut():

@@ -43,8 +43,8 @@ count: int = numba.config.NUMBA_NUM_THREADS
 #: Seconds for which a helper watches for the next job: about what waking it would cost.
 PATIENCE = 200e-6
 
-#: Calls that are worth no helper's waking follow each other so many times before one is woken all the same: it takes
-#: 50 to 100 us off the caller's work and its own cold caches', and saves 5 to 30 in each call from then on.
+#: Brief calls that follow each other before a helper is woken for them all the same: that costs 50 to 100 us, with its
+#: cold caches, and saves 5 to 30 in each call from then on.
 IN_A_ROW = 16
 
 

@@ -86,15 +86,15 @@ def _gemm(  # type: ignore[no-untyped-def]
         k = 0
         while k < depth:
             terms = _chain(k, depth, taps, KC)
-            last = k + terms == depth
+            final = k + terms == depth
             source, b, off_b = B, b0 + p, off + k
             if copies:
                 copy_rows(B, b + tables[off + k], apart, S, s0, chunk, terms, 0, cols, cols)
                 source, b, off_b = S, s0, of_panel
-            ahead = b0 - tables[off + k] + (following + tables[off] if last else p + tables[off + k + terms])
-            if last and following == end:
+            ahead = b0 - tables[off + k] + (following + tables[off] if final else p + tables[off + k + terms])
+            if final and following == end:
                 lines = 0
-            last = last and complete
+            last = final and complete
             tile = 0
             for r in range(0, rows, together):
                 here, dst = min(together, rows - r), o0 + r * plane + p
@@ -165,7 +165,7 @@ def pixels(  # type: ignore[no-untyped-def]
         by_rows = chunk < 0
         few = P % W if of_panel > of_rows else 0
         relu, plane = constants[0] == RELU, OD * OH * OW
-        none = P - P  # a zero that is no literal: that would be a type of its own, and another `_gemm`
+        none = P - P  # zeros and flags that are no literals: those would be types of their own, and another `_gemm`
         # Elsewhere vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
         use_x = in_place and (straight or origin + reach + (P + W - 1) // W * W <= x.size)
         B, b0, off, step = (x, origin, off_input, C) if use_x else (scratch, mine, off_tile, CB)

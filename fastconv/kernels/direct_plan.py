@@ -155,11 +155,10 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
         finish = 40.0 * -(-OCP // mr) * -(-vectors // widest()[mr]) * -(-K // chain(spec))
         if (in_place or CB >= C) and (TH == 1 or (cut.pitch == OW and TW == OW)) and not spec.channels_last:
             chunk = chunk_of(P, K, min(K, chain(spec)), size, widest()[mr] * W)
-            depth = channel_chain(spec)[0]
             if chunk == widest()[mr] * W and K == C:
                 apart = (prod(spec.input3) if in_place else cut.c_pitch) * size
                 copied = (OCP >= PANEL_ROWS and apart >= PANEL_APART) or apart % CONFLICT == 0
-                panel = depth * chunk if copied else 0
+                panel = channel_chain(spec)[0] * chunk if copied else 0
             sums = max(sums, panel)
             if few:  # every vector of weights is loaded from two cache lines; then lanes are added up and rows stored
                 inner += OCP / 4 * max(2 * few, 4 + few / 2) / W
@@ -171,8 +170,7 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     tasks = -(-spec.N // images) * spec.groups * OD * -(-OH // TH) * -(-OW // TW) * -(-OC // OCP)
     packing = 0.0 if in_place else cut.cycles(C)
     resident = C * (1 + d.halo) * (TH * spec.stride3[1] + h.halo) * min(spec.input3[2], TW * spec.stride3[2] + w.halo)
-    packs = not in_place
-    waiting = waits(spec, images * resident * size, packs) if packs or channels_form else 0.0
+    waiting = waits(spec, images * resident * size, not in_place) if channels_form or not in_place else 0.0
     resident = images * resident if in_place else packed
     # Weights stream from L2, or from L3 once all of them together leave L2.
     weights = OCP * K * size
@@ -188,23 +186,9 @@ def _evaluate(spec: ConvSpec, cut: InputTile, channels_form: bool, in_place: boo
     other = packing + streaming + finish + 400
     cycles = makespan(tasks, compute + other + waiting, threads)
     return Tile(
-        channels_form,
-        cut,
-        OCP,
-        in_place,
-        CB,
-        chunk,
-        few,
-        panel,
-        packed,
-        c_row,
-        sums,
-        tasks,
-        compute,
-        other,
-        waiting,
+        channels_form, cut, OCP, in_place, CB, chunk, few, panel, packed, c_row, sums, tasks, compute, other, waiting,
         cycles,
-    )
+    )  # fmt: skip
 
 
 def waits(spec: ConvSpec, read: float, packs: bool) -> float:
