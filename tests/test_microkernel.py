@@ -6,6 +6,7 @@ The instruction set is fixed when numba starts, so the others run this same file
 import os
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -35,12 +36,12 @@ INSIDE = "FASTCONV_TEST_CPU"
 
 @cached
 def _tile(
-    mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, relu,
-    times, down,
+    mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, residual,
+    add, relu, times, down,
 ):  # fmt: skip
     microkernel(
-        mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc, relu,
-        times, down, B, b0, k0, 1, last,
+        mr, nv, A, a0, a_row, a_col, B, b0, off, k0, K, C, c0, c_row, accumulate, D, d0, d_row, last, bias, oc,
+        residual, add, relu, times, down, B, b0, k0, 1, last,
     )  # fmt: skip
 
 
@@ -116,12 +117,13 @@ def test_pixel_tiles_equal_their_twin(dtype, accumulate):
                 C = _integers(rng, mr * (4 * W + 5) + 2, dtype)
                 want, got = C.copy(), C.copy()
                 C_row = 4 * W + 5
-                for last, with_bias, relu in ((False, True, True), (True, True, False), (True, False, True)):
+                residual = _integers(rng, 2 * C.size, dtype)
+                for last, with_bias, add, relu in product((False, True), repeat=4):
                     want, got = np.full(2 * C.size, 99, dtype), np.full(2 * C.size, 99, dtype)
                     bias = _integers(rng, (mr + 4) * with_bias, dtype)
                     arguments = (mr, nv, A, 3, a_row, a_col, B, 1, off, 2, K, C, 2, C_row, accumulate)
-                    microkernel_twin(*arguments, want, 7, C_row + 3, last, bias, 4, relu)
-                    _tile(*arguments, got, 7, C_row + 3, last, bias, 4, relu, 1, True)
+                    microkernel_twin(*arguments, want, 7, C_row + 3, last, bias, 4, residual, add, relu)
+                    _tile(*arguments, got, 7, C_row + 3, last, bias, 4, residual, add, relu, 1, True)
                     np.testing.assert_array_equal(got, want, err_msg=f"{mr}x{nv} K={K} a_row={a_row} {last}")
 
 
@@ -137,15 +139,16 @@ def test_repeated_tiles_equal_their_twins(dtype, down):
             C_row = times * nv * W + 5
             C = _integers(rng, 3 * mr * C_row + 2, dtype)
             want, got = np.full(2 * C.size, 99, dtype), np.full(2 * C.size, 99, dtype)
+            residual = _integers(rng, 2 * C.size, dtype)
             for t in range(times):
                 i, j = (t * mr, 0) if down else (0, t * nv * W)
                 microkernel_twin(
                     mr, nv, A, 3 + i * a_row, a_row, a_col, B, 1 + j, off, 2, K, C, 2 + i * C_row + j, C_row, True,
-                    want, 7 + i * (C_row + 3) + j, C_row + 3, True, bias, 4 + i, True,
+                    want, 7 + i * (C_row + 3) + j, C_row + 3, True, bias, 4 + i, residual, True, True,
                 )  # fmt: skip
             _tile(
-                mr, nv, A, 3, a_row, a_col, B, 1, off, 2, K, C, 2, C_row, True, got, 7, C_row + 3, True, bias, 4, True,
-                times, down,
+                mr, nv, A, 3, a_row, a_col, B, 1, off, 2, K, C, 2, C_row, True, got, 7, C_row + 3, True, bias, 4,
+                residual, True, True, times, down,
             )  # fmt: skip
             np.testing.assert_array_equal(got, want, err_msg=f"{mr}x{nv} a_row={a_row}")
 

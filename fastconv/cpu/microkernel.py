@@ -152,44 +152,55 @@ def _array(context: Any, b: Any, kind: Any, array: Any, index: Any) -> tuple[Any
 def microkernel(
     typingctx: Any, mr: Any, nv: Any, A: Any, a0: Any, a_row: Any, a_col: Any, B: Any, b0: Any, off: Any, k0: Any,
     K: Any, C: Any, c0: Any, c_row: Any, accumulate: Any, D: Any, d0: Any, d_row: Any, last: Any, bias: Any, oc: Any,
-    relu: Any, times: Any, down: Any, N: Any, ahead: Any, n0: Any, lines: Any, fetch: Any,
+    residual: Any, add: Any, relu: Any, times: Any, down: Any, N: Any, ahead: Any, n0: Any, lines: Any, fetch: Any,
 ) -> Any:  # fmt: skip
     """D[d0 + i*d_row + j] = sum_k A[a0 + i*a_row + k*a_col] * B[b0 + off[k0 + k] + j], 0 <= k < K, K >= 1.
 
-    C[c0 + i*c_row + j] is added if `accumulate`, bias[oc + i] (unless bias is empty) if `last`; then comes relu if it
-    is wanted. (mr, nv) is one of `tiles()`; anything else computes nothing.
+    C[c0 + i*c_row + j] is added if `accumulate`. If `last`, bias[oc + i] is, unless bias is empty; if `add` holds too,
+    residual at the same place as in D; then comes relu if it is wanted. (mr, nv) is one of `tiles()`; anything else
+    computes nothing.
 
     The same for `times` >= 1 tiles one below another (`down`), or beside another. Meanwhile data used next come nearer:
     step k asks for the first line behind its vectors, into L1, and for the line of N[ahead + off[n0 + k]], into L2. Of
     tiles beside each other each asks at its own columns behind `ahead`, below each other for one line after another; as
-    many as `lines` do. With `fetch` lines of D are asked for before the sums are begun.
+    many as `lines` do. Lines of the residual, and with `fetch` of D, are asked for before the sums are begun.
     """
-    dtype = element_dtype(A, B, C, D, bias, N)
+    dtype = element_dtype(A, B, C, D, bias, residual, N)
     n, flag = types.int64, types.boolean
     signature = types.void(
-        n, n, A, n, n, n, B, n, off, n, n, C, n, n, flag, D, n, n, flag, bias, n, flag, n, flag, N, n, n, n, flag
-    )
+        n, n, A, n, n, n, B, n, off, n, n, C, n, n, flag, D, n, n, flag, bias, n, residual, flag, flag, n, flag, N, n,
+        n, n, flag,
+    )  # fmt: skip
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         e = Emitter(b, dtype)
         mr_, nv_, A_, a0_, a_row_, a_col_, B_, b0_, off_, k0_, K_, C_, c0_, c_row_, accumulate_ = args[:15]
-        D_, d0_, d_row_, last_, bias_, oc_, relu_, times_, down_, N_, ahead_, n0_, lines_, fetch_ = args[15:]
+        D_, d0_, d_row_, last_, bias_, oc_, residual_, add_, relu_, times_, down_, N_, ahead_, n0_ = args[15:29]
+        lines_, fetch_ = args[29:]
         po = array_pointer(context, b, sig.args[8], off_, k0_)
         next_o = array_pointer(context, b, sig.args[8], off_, n0_)
         biases, has_bias = _array(context, b, sig.args[19], bias_, oc_)
-        add_bias, rectify = b.and_(last_, has_bias), b.and_(last_, relu_)
+        add_bias, add_more, rectify = (b.and_(last_, flag) for flag in (has_bias, add_, relu_))
         starts = [
             array_pointer(context, b, sig.args[at], array, index)
-            for at, array, index in ((2, A_, a0_), (6, B_, b0_), (24, N_, ahead_), (11, C_, c0_), (15, D_, d0_))
+            for at, array, index in (
+                (2, A_, a0_),
+                (6, B_, b0_),
+                (26, N_, ahead_),
+                (11, C_, c0_),
+                (15, D_, d0_),
+                (21, residual_, d0_),
+            )
         ]
         starts.append(biases)
 
         def emit(mr: int, nv: int) -> None:
             high, wide, line = i64(mr), i64(nv * e.width), i64(64 // e.itemsize)
-            across = [i64(0), wide, wide, wide, wide, i64(0)]
-            below = [b.mul(high, a_row_), i64(0), line, b.mul(high, c_row_), b.mul(high, d_row_), high]
+            across = [i64(0), wide, wide, wide, wide, wide, i64(0)]
+            down_d = b.mul(high, d_row_)
+            below = [b.mul(high, a_row_), i64(0), line, b.mul(high, c_row_), down_d, down_d, high]
             steps = [b.select(down_, one, other) for one, other in zip(below, across, strict=True)]
-            with repeated(b, times_, starts, steps) as (t, (pa, pb, next_b, pc, pd, here)):
+            with repeated(b, times_, starts, steps) as (t, (pa, pb, next_b, pc, pd, pr, here)):
                 asks = b.icmp_signed("<", t, lines_)
                 next_b, pn = b.select(asks, next_b, pb), b.select(asks, next_o, po)
                 rows = [opaque(b, b.gep(pa, [b.mul(a_row_, i64(i))])) for i in range(min(mr, 8))]
@@ -207,17 +218,25 @@ def microkernel(
                         prefetch_line(b, b.gep(vectors, [wide]), near=True)
                     return scalars, vectors
 
+                def added(sums: _Sums) -> _Sums:
+                    r_rows = [b.gep(pr, [b.mul(d_row_, i64(i))]) for i in range(mr)]
+                    return {
+                        (i, j): e.add(value, e.load(b.gep(r_rows[i], [i64(j * e.width)])))
+                        for (i, j), value in sums.items()
+                    }
+
                 def finish(sums: _Sums) -> _Sums:
-                    return _rectified(e, _biased(e, sums, here, add_bias), rectify)
+                    return _rectified(e, _when(b, add_more, _biased(e, sums, here, add_bias), added), rectify)
 
                 c_rows, d_rows = (
                     [b.gep(first, [b.mul(row, i64(i))]) for i in range(mr)]
                     for first, row in ((pc, c_row_), (pd, d_row_))
                 )
-                with b.if_then(fetch_), cgutils.for_range(b, high, intp=I64) as row:
-                    start = b.gep(pd, [b.mul(row.index, d_row_)])
-                    for vector in range(nv + 1):  # unaligned, they lie in so many lines
-                        prefetch_line(b, b.gep(start, [i64(vector * e.width)]), near=True, write=True)
+                for asked, first, write in ((fetch_, pd, True), (add_more, pr, False)):
+                    with b.if_then(asked), cgutils.for_range(b, high, intp=I64) as row:
+                        start = b.gep(first, [b.mul(row.index, d_row_)])
+                        for vector in range(nv + 1):  # unaligned, they lie in so many lines
+                            prefetch_line(b, b.gep(start, [i64(vector * e.width)]), near=True, write=write)
                 _emit_tile(e, mr, nv, step, c_rows, K_, accumulate_, d_rows, finish)
 
         each_tile(b, mr_, nv_, tiles(), emit)
@@ -452,7 +471,9 @@ def gemm_block(  # type: ignore[no-untyped-def]
                 nv = (left + 1) // 2  # two middling tiles run faster than a full one and a sliver
             c = c0 + i * c_row + q
             D, d, d_row = C, c, c_row
-            split = last and (residual.size > 0 or column + nv * W > width)
+            split = last and column + nv * W > width
+            add = last and residual.size > 0 and not split
+            rectify = relu and (add or residual.size == 0)
             if last and not split:
                 D, d, d_row = out, o0 + i * plane + row * line + column, plane
             down, times = q == 0 and nv * W >= cols, 1
@@ -462,10 +483,13 @@ def gemm_block(  # type: ignore[no-untyped-def]
                 times = (left - 2) // most
                 if last:
                     times = min(times, (width - column) // (nv * W))
+            asking, fetch = lines, last and line > 0
+            if not down:
+                asking = times if lines > 0 else 0
             microkernel(
                 mr, nv, A, a0 + i * a_row, a_row, 1, B, b0 + q, off, k0, K, C, c, c_row, accumulate, D, d, d_row,
-                last, bias, oc + i, relu and residual.size == 0, times, down, N, ahead + q,
-                n0, lines if down else times if lines > 0 else 0, last and line > 0,
+                last, bias, oc + i, residual, add, rectify, times, down, N, ahead + q,
+                n0, asking, fetch,
             )  # fmt: skip
             if split:
                 _move_to_rows(
@@ -524,7 +548,7 @@ def gemm_pixels(pixels, nv, A, a0, at, p0, off, k0, K, B, b0, b_row, C, c0, rows
 def microkernel_twin(
     MR: int, NV: int, A: np.ndarray, a0: int, a_row: int, a_col: int, B: np.ndarray, b0: int, off: np.ndarray, k0: int,
     K: int, C: np.ndarray, c0: int, c_row: int, accumulate: bool, D: np.ndarray, d0: int, d_row: int, last: bool,
-    bias: np.ndarray, oc: int, relu: bool,
+    bias: np.ndarray, oc: int, residual: np.ndarray, add: bool, relu: bool,
 ) -> None:  # fmt: skip
     """The microkernel in plain Python, its oracle in the tests."""
     for i in range(MR):
@@ -536,6 +560,8 @@ def microkernel_twin(
                 total += C[c0 + i * c_row + j]
             if last and bias.size:
                 total += bias[oc + i]
+            if last and add:
+                total += residual[d0 + i * d_row + j]
             D[d0 + i * d_row + j] = max(total, 0) if last and relu else total
 
 

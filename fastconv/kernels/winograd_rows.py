@@ -169,7 +169,8 @@ def _product(g, tables, packed, u0, V, row, vectors, S, to):  # type: ignore[no-
             times = (g[t.OC] - oc) // mr
             microkernel(
                 mr, vectors, packed, u0 + c * wide + oc, 1, wide, S, V, tables, g[k.OFF] + c, min(g[k.KC], g[t.C] - c),
-                S, to + oc * row, row, c > 0, S, to + oc * row, row, False, S, 0, False, times, True, S, V, 0, 0, False,
+                S, to + oc * row, row, c > 0, S, to + oc * row, row, False, S, 0, S, False, False, times, True,
+                S, V, 0, 0, False,
             )  # fmt: skip
             oc += times * mr
 
