@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from llvmlite.binding.newpassmanagers import create_pass_builder, create_pipeline_tuning_options
+from llvmlite.binding import create_pass_builder, create_pipeline_tuning_options
 from numba import njit, types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.codegen import JITCodeLibrary
@@ -107,8 +107,8 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
 
 
 # Compiled code allocates nothing, so arrays need no reference counts; counting costs an atomic pair for every array
-# handed to a helper, 200 cycles for one row stored.
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH, "_nrt": False}
+# handed to a helper, 200 cycles for one row stored. C never calls it.
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH, "_nrt": False, "no_cfunc_wrapper": True}
 
 
 class _Bitcode(JITCodeLibrary):  # type: ignore[misc]
@@ -125,8 +125,9 @@ class _Bitcode(JITCodeLibrary):  # type: ignore[misc]
 class _Machine(JITCodeLibrary):  # type: ignore[misc]
     """Code that is called: optimised with the helpers that are linked into it.
 
-    As numba does it, but loops stay as they are written. Those that matter are made of vectors and unrolled where that
-    pays; to unroll the others too takes a fifth of the time of compilation.
+    As numba does it, but in one go, for there are no reference counts to prune before, and loops stay as they are
+    written. Those that matter are made of vectors and unrolled where that pays; to unroll the others too takes a fifth
+    of the time of compilation.
     """
 
     def _optimize_final_module(self) -> None:
@@ -137,6 +138,8 @@ class _Machine(JITCodeLibrary):  # type: ignore[misc]
 
 
 class _KernelCompiler(Compiler):  # type: ignore[misc]
+    """Makes a `_Machine`, whose code can be cached, of what Python or a launch calls."""
+
     def _compile_core(self) -> Any:
         self.state.library = _Machine(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
         self.state.library.enable_object_caching()
@@ -156,7 +159,7 @@ class _HelperCompiler(Compiler):  # type: ignore[misc]
 
 def cached(function: Callable[..., Any]) -> Any:
     """Compile on first call, without the GIL, cached on disk; with NumPy's division rules (no exceptions)."""
-    dispatcher = njit(**_OPTIONS, no_cfunc_wrapper=True, pipeline_class=_KernelCompiler)(function)
+    dispatcher = njit(**_OPTIONS, pipeline_class=_KernelCompiler)(function)
     dispatcher._cache = _KernelCache(function)
     return dispatcher
 
@@ -166,18 +169,14 @@ def native(function: Callable[..., Any], source: Callable[..., Any]) -> Any:
 
     `source` is the function that this one was made from: it names the cache's files.
     """
-    dispatcher = njit(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_KernelCompiler)(
-        function
-    )
+    dispatcher = njit(**_OPTIONS, no_cpython_wrapper=True, pipeline_class=_KernelCompiler)(function)
     dispatcher._cache = _KernelCache(source)
     return dispatcher
 
 
 def _helper(function: Callable[..., Any], forceinline: bool) -> Any:
-    dispatcher = njit(
-        **_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=forceinline,
-        pipeline_class=_HelperCompiler,
-    )(function)  # fmt: skip
+    options = {**_OPTIONS, "no_cpython_wrapper": True, "forceinline": forceinline}
+    dispatcher = njit(**options, pipeline_class=_HelperCompiler)(function)
     template = dispatcher.get_call_template
     # A constant argument is a type of its own, for which numba would compile the helper once more.
     dispatcher.get_call_template = lambda args, kws: template(tuple(map(types.unliteral, args)), kws)

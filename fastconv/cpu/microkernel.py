@@ -483,13 +483,10 @@ def gemm_block(  # type: ignore[no-untyped-def]
                 times = (left - 2) // most
                 if last:
                     times = min(times, (width - column) // (nv * W))
-            asking, fetch = lines, last and line > 0
-            if not down:
-                asking = times if lines > 0 else 0
+            asking, fetch = lines if down else times if lines > 0 else 0, last and line > 0
             microkernel(
                 mr, nv, A, a0 + i * a_row, a_row, 1, B, b0 + q, off, k0, K, C, c, c_row, accumulate, D, d, d_row,
-                last, bias, oc + i, residual, add, rectify, times, down, N, ahead + q,
-                n0, asking, fetch,
+                last, bias, oc + i, residual, add, rectify, times, down, N, ahead + q, n0, asking, fetch,
             )  # fmt: skip
             if split:
                 _move_to_rows(

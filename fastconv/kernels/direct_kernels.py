@@ -165,7 +165,6 @@ def pixels(  # type: ignore[no-untyped-def]
         by_rows = chunk < 0
         few = P % W if of_panel > of_rows else 0
         relu, plane = constants[0] == RELU, OD * OH * OW
-        none = P - P  # zeros and flags that are no literals: those would be types of their own, and another `_gemm`
         # Elsewhere vectors may read up to a row of vectors past the last pixel: only inside x may it be used in place.
         use_x = in_place and (straight or origin + reach + (P + W - 1) // W * W <= x.size)
         B, b0, off, step = (x, origin, off_input, C) if use_x else (scratch, mine, off_tile, CB)
@@ -179,7 +178,7 @@ def pixels(  # type: ignore[no-untyped-def]
                 base = ((n * G * OC + g * OC + oc0) * OD + od) * OH * OW + oh0 * OW + ow0
                 _gemm(
                     oc_end - oc0, P, few, chunk, mr, weight, (g * OC + oc0) * K, K, K, taps, KC, B, b0, tables, off,
-                    c > 0, c + step >= C, out, base, plane, out, (base, plane, P, P, none, none), bias, g * OC + oc0,
+                    c > 0, c + step >= C, out, base, plane, out, (base, plane, P, P, 0, 0), bias, g * OC + oc0,
                     residual, constants, scratch, sums, of_rows, of_panel,
                 )  # fmt: skip
                 break
@@ -189,7 +188,7 @@ def pixels(  # type: ignore[no-untyped-def]
                 c0 = sums if step >= C else sums + (oc - oc0) * c_row
                 base = ((n * G * OC + g * OC + oc) * OD + od) * OH * OW + oh0 * OW + ow0
                 _gemm(
-                    rows, P, none, none, mr, weight, (g * OC + oc) * K + c * taps, K, depth, taps, KC, B, b0, tables,
+                    rows, P, 0, 0, mr, weight, (g * OC + oc) * K + c * taps, K, depth, taps, KC, B, b0, tables,
                     off, c > 0, by_rows and c + step >= C, scratch, c0, c_row, out,
                     (base, plane, pitch, width, height, OW), bias, g * OC + oc, residual, constants, scratch, sums,
                     of_rows, of_panel,
